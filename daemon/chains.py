@@ -1,0 +1,100 @@
+"""Checkpoints into chains by rename, and out of them by hard link. A sealed checkpoint is never written."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from daemon import durable
+from trainer import names
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint's files are not what its manifest says. The message names the first that differs."""
+
+
+def folder(chains: Path, chain: int, step: int) -> Path:
+    return chains / str(chain) / f"{names.CHECKPOINT_PREFIX}{step}"
+
+
+def manifest_sha256(checkpoint: Path) -> str | None:
+    """The checkpoint's identity; None where there is no manifest."""
+    try:
+        return hashlib.sha256((checkpoint / names.MANIFEST).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def verify(checkpoint: Path, expected_sha256: str | None = None) -> None:
+    """Hash every file of a checkpoint. Raises DamagedCheckpoint."""
+    found = manifest_sha256(checkpoint)
+    if found is None:
+        raise DamagedCheckpoint(f"{checkpoint} has no manifest")
+    if expected_sha256 is not None and found != expected_sha256:
+        raise DamagedCheckpoint(f"{checkpoint / names.MANIFEST} is not the one that the ledger knows")
+    for name, entry in json.loads((checkpoint / names.MANIFEST).read_bytes())["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{path} is missing")
+        if durable.sha256_file(path) != entry["sha256"]:
+            raise DamagedCheckpoint(f"{path} is damaged: its SHA-256 is not the manifest's")
+
+
+def link(checkpoint: Path, target: Path) -> None:
+    """Give a checkpoint a second name, file by file; copies where the file system refuses links."""
+    target.mkdir(parents=True, mode=0o700)
+    for root, _, files in os.walk(checkpoint):
+        inside = target / Path(root).relative_to(checkpoint)
+        inside.mkdir(exist_ok=True, mode=0o700)
+        for name in files:
+            try:
+                os.link(Path(root) / name, inside / name)
+            except OSError:
+                shutil.copy2(Path(root) / name, inside / name)
+        durable.fsync_dir(inside)
+
+
+def adopt(job_folder: Path, checkpoint: str, chains: Path, chain: int, sha256: str) -> Path:
+    """Rename a job's last checkpoint into its chain. Done already (a crash came after it): nothing to do.
+
+    Raises DamagedCheckpoint where neither place holds the checkpoint with this manifest hash.
+    """
+    step = names.checkpoint_step(checkpoint)
+    if step is None:
+        raise DamagedCheckpoint(f"{checkpoint} is no name of a checkpoint")
+    target = folder(chains, chain, step)
+    source = job_folder / checkpoint
+    if manifest_sha256(source) == sha256:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.fsync_dir(chains)
+        if target.exists():
+            raise DamagedCheckpoint(f"{target} is there already, with another content")
+        os.rename(source, target)
+        durable.fsync_dir(target.parent)
+        durable.fsync_dir(job_folder)
+    elif manifest_sha256(target) != sha256:
+        raise DamagedCheckpoint(f"{source} does not hold the checkpoint that result.json speaks of")
+    return target
+
+
+def point(current_model: Path, chains: Path, chain: int) -> None:
+    """Swap the symlink `current_model` to this chain, in one rename."""
+    temporary = current_model.with_name(".tmp-current_model")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(chains / str(chain), current_model.parent))
+    os.replace(temporary, current_model)
+    durable.fsync_dir(current_model.parent)
+
+
+def prune(chains: Path, chain: int, keep: int, protected: set[int]) -> list[int]:
+    """Keep the newest `keep` checkpoints of a chain and the protected steps; gives the removed steps."""
+    steps = sorted(
+        step
+        for entry in (chains / str(chain)).iterdir()
+        if (step := names.checkpoint_step(entry.name)) is not None
+    )
+    removed = [step for step in steps[: -max(keep, 1)] if step not in protected]
+    for step in removed:
+        shutil.rmtree(folder(chains, chain, step))
+    return removed

@@ -1,0 +1,228 @@
+"""The crash law's primitives: after any of these returns, a power cut keeps what it did.
+
+Work in a temporary name, fsync the file, rename, fsync the folder. Nothing here knows what it writes.
+"""
+
+import ctypes
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+TEMP_PREFIX = ".engramd-tmp-"  # short of a name's own length, so that a 255 byte name has a temporary one too
+CHUNK = 1 << 20
+OPEN_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never blocks, never follows
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+Pulse = Callable[[], None]  # called between pieces of long work; what it raises ends the work safely
+
+
+def no_pulse() -> None:
+    return None
+
+
+def is_temp(name: str) -> bool:
+    return name.startswith(TEMP_PREFIX)
+
+
+def temp_beside(path: Path) -> Path:
+    return path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+
+
+def fsync_dir(folder: Path) -> None:
+    fd = os.open(folder, _FOLDER_FLAGS)
+    try:
+        os.fsync(fd)
+    except OSError as error:  # some network file systems have no fsync of a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def fsync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Each regular file and folder below, the deepest first, then the folder itself."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(parent, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                fsync_file(path)
+        fsync_dir(Path(parent))
+
+
+def sync_filesystem(folder: Path) -> None:
+    """One flush for many files: cheaper than an fsync each where a slice holds hundreds."""
+    fd = os.open(folder, _FOLDER_FLAGS)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:  # not Linux
+            os.sync()
+        elif syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Makes what is missing, parents included, with exactly this mode; never changes what exists."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_folder(path.parent, mode)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    path.chmod(mode)  # after mkdir, because the umask cuts mkdir's own mode
+    fsync_dir(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """The old content or the new one, never a mixture and never nothing."""
+    temp = temp_beside(path)
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.rename(temp, path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def rename_durable(source: Path, target: Path) -> None:
+    """The new place is durable before the old one is forgotten."""
+    os.rename(source, target)
+    fsync_dir(target.parent)
+    if source.parent != target.parent:
+        fsync_dir(source.parent)
+
+
+def copy_durable(source: Path, target: Path, pulse: Pulse = no_pulse, mode: int = 0o600) -> str:
+    """Copies one regular file to a name that is free, fsynced; returns the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    fd = os.open(source, OPEN_SAFELY)
+    with os.fdopen(fd, "rb", buffering=0) as reading:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(source))
+        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(out, "wb", buffering=CHUNK) as writing:
+            while chunk := reading.read(CHUNK):
+                digest.update(chunk)
+                writing.write(chunk)
+                pulse()
+            writing.flush()
+            os.utime(writing.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.fchmod(writing.fileno(), mode)
+            os.fsync(writing.fileno())
+    return digest.hexdigest()
+
+
+def copy_tree_durable(source: Path, target: Path, pulse: Pulse = no_pulse) -> None:
+    """Copies a folder to a name that is free; links as links, and what is neither file nor folder not at all."""
+    target.mkdir(mode=0o700)
+    for name in sorted(os.listdir(source)):
+        one, other = source / name, target / name
+        mode = one.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            copy_tree_durable(one, other, pulse)
+        elif stat.S_ISLNK(mode):
+            other.symlink_to(os.readlink(one))
+        elif stat.S_ISREG(mode):
+            copy_durable(one, other, pulse)
+    fsync_dir(target)
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a whole folder; nothing there is fine too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_temps(folder: Path) -> int:
+    """What a killed writer left. Only for folders that have one writer, which is the caller."""
+    stale = [Path(entry.path) for entry in os.scandir(folder) if is_temp(entry.name)]
+    for path in stale:
+        remove(path)
+    return len(stale)
+
+
+def move_across(source: Path, target: Path, pulse: Pulse = no_pulse) -> None:
+    """Between file systems: copy under a temporary name, fsync, rename, and only then forget the source."""
+    temp = temp_beside(target)
+    try:
+        if source.is_dir() and not source.is_symlink():
+            copy_tree_durable(source, temp, pulse)
+        elif source.is_symlink():
+            temp.symlink_to(os.readlink(source))
+        else:
+            copy_durable(source, temp, pulse)
+        os.rename(temp, target)
+    except BaseException:
+        remove(temp)
+        raise
+    fsync_dir(target.parent)
+    remove(source)
+    fsync_dir(source.parent)
+
+
+def move(source: Path, target: Path, pulse: Pulse = no_pulse) -> None:
+    """`rename_durable` where it can, `move_across` where the file systems differ."""
+    try:
+        rename_durable(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        move_across(source, target, pulse)
+
+
+def sha256_file(path: Path, pulse: Pulse = no_pulse) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return sha256_fd(fd, pulse)
+    finally:
+        os.close(fd)
+
+
+def sha256_fd(fd: int, pulse: Pulse = no_pulse, limit: int | None = None) -> str:
+    """From where the descriptor stands to the end, or until more than `limit` bytes came.
+
+    The limit ends the chase after a file that is being written faster than it is read.
+    """
+    digest, read = hashlib.sha256(), 0
+    while chunk := os.read(fd, CHUNK):
+        digest.update(chunk)
+        read += len(chunk)
+        if limit is not None and read > limit:
+            break
+        if len(chunk) == CHUNK:
+            pulse()
+    return digest.hexdigest()
+
+
+def fsync_dirs(folders: Iterable[Path]) -> None:
+    """Each folder once."""
+    for folder in sorted(set(folders)):
+        fsync_dir(folder)

@@ -1,0 +1,136 @@
+"""A job's folder: written whole by the daemon before anything of the job is recorded, read after it."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from daemon import durable
+from trainer import contract, names
+
+_TEMPORARY = ".tmp-"
+
+
+def stage(jobs: Path, job: int) -> Path:
+    """A fresh temporary folder for this job; what a crash left there is removed."""
+    jobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = jobs / f"{_TEMPORARY}{job}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def write_lines(path: Path, items: Iterable[contract.Sample] | Iterable[contract.Probe]) -> str:
+    """One JSON line each, sealed. Gives the SHA-256 of the file."""
+    digest = hashlib.sha256()
+    with open(path, "xb") as file:
+        for item in items:
+            line = item.model_dump_json(exclude_defaults=True).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o400)
+    return digest.hexdigest()
+
+
+def seal(staged: Path, spec: contract.JobSpec, folder: Path) -> str:
+    """Write `spec.json` last and give the folder its name. Gives the spec's SHA-256."""
+    data = spec.to_bytes()
+    durable.write_atomic(staged / names.SPEC, data, 0o400)
+    durable.fsync_dir(staged)
+    os.rename(staged, folder)
+    durable.fsync_dir(folder.parent)
+    return hashlib.sha256(data).hexdigest()
+
+
+def remove_unrecorded(jobs: Path, recorded: set[str]) -> list[str]:
+    """Remove staged folders, and job folders of which no transaction spoke: nothing has used them."""
+    removed = []
+    for entry in sorted(jobs.iterdir()) if jobs.exists() else []:
+        if entry.name not in recorded:
+            shutil.rmtree(entry)
+            removed.append(entry.name)
+    return removed
+
+
+def clear_result(folder: Path) -> None:
+    """Before a resume: the outcome of the last attempt must not be taken for that of the next."""
+    (folder / names.RESULT).unlink(missing_ok=True)
+    durable.fsync_dir(folder)
+
+
+def read_result(folder: Path) -> contract.JobResult | None:
+    """None where the trainer wrote none, or one that this release cannot read."""
+    try:
+        return contract.JobResult.model_validate_json((folder / names.RESULT).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_retry(folder: Path, retry: contract.Retry) -> None:
+    durable.write_atomic(folder / names.RETRY, retry.model_dump_json().encode() + b"\n")
+
+
+def read_retry(folder: Path) -> contract.Retry | None:
+    try:
+        return contract.Retry.model_validate_json((folder / names.RETRY).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def read_spec(folder: Path) -> contract.JobSpec:
+    return contract.JobSpec.model_validate_json((folder / names.SPEC).read_bytes())
+
+
+def read_plan(folder: Path) -> contract.Plan | None:
+    try:
+        return contract.Plan.model_validate_json((folder / names.PLAN).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def last_progress(folder: Path) -> dict[str, Any] | None:
+    """The newest whole line of `progress.jsonl`, read from its end."""
+    try:
+        with open(folder / names.PROGRESS, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 4096))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines[:-1]):  # the piece after the last newline is torn or empty
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step that this job has written itself."""
+    steps = {step: entry for entry in folder.iterdir() if (step := names.checkpoint_step(entry.name)) is not None}
+    return steps[max(steps)] if steps else None
+
+
+def tail_log(folder: Path, characters: int = 300) -> str:
+    """The last line of `trainer.log`, for the sentence that says why a job crashed."""
+    try:
+        lines = (folder / names.LOG).read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1][:characters] if lines else ""
+
+
+def tidy(folder: Path) -> None:
+    """After the verdict: the parent's links and the intermediate checkpoints go, the records stay."""
+    shutil.rmtree(folder / names.PARENT, ignore_errors=True)
+    for entry in folder.iterdir():
+        if names.checkpoint_step(entry.name) is not None or entry.name.startswith(".tmp-"):
+            shutil.rmtree(entry)

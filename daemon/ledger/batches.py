@@ -1,0 +1,126 @@
+"""Batches: one row for each file (or folder) as it was dropped."""
+
+from typing import Any
+
+from daemon.ledger.database import Database, moved
+
+MAX_FAILURES = 2  # once among others, once alone; then a person decides
+
+
+def insert(
+    db: Database, *, sha256: str, name: str, path: str, size: int, mtime: float | None, now: str
+) -> int:
+    """A claimed file. `path` is its name in `claimed/`; the same path is never inserted twice."""
+    known = db.one("SELECT id FROM batches WHERE path=? AND state IN ('claimed','reading')", (path,))
+    if known:
+        return int(known["id"])
+    cursor = db.execute(
+        """INSERT INTO batches (sha256, name, path, size, mtime, state, claimed_at)
+        VALUES (?, ?, ?, ?, ?, 'claimed', ?)""",
+        (sha256, name, path, size, mtime, now),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def get(db: Database, batch: int) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM batches WHERE id=?", (batch,))
+
+
+def latest_of_path(db: Database, path: str) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM batches WHERE path=? ORDER BY id DESC LIMIT 1", (path,))
+
+
+def in_state(db: Database, state: str) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM batches WHERE state=? ORDER BY id", (state,))
+
+
+def next_to_read(db: Database) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM batches WHERE state IN ('claimed','reading') ORDER BY id LIMIT 1")
+
+
+def unread(db: Database) -> int:
+    return db.number("SELECT count(*) FROM batches WHERE state IN ('claimed','reading')")
+
+
+def counts(db: Database) -> dict[str, int]:
+    rows = db.all("SELECT state, count(*) AS n FROM batches GROUP BY state")
+    return {row["state"]: row["n"] for row in rows}
+
+
+def listing(db: Database, limit: int = 50) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM batches ORDER BY id DESC LIMIT ?", (limit,))
+
+
+def start_reading(db: Database, batch: int, first_seq: int) -> None:
+    moved(
+        db.execute("UPDATE batches SET state='reading', first_seq=? WHERE id=?", (first_seq, batch)), "batch"
+    )
+
+
+def restart_reading(db: Database, batch: int) -> None:
+    moved(db.execute("UPDATE batches SET state='claimed', first_seq=NULL WHERE id=?", (batch,)), "batch")
+
+
+def finish_reading(
+    db: Database, batch: int, *, last_seq: int, duplicates: int, skipped: int, bad_items: int, now: str
+) -> None:
+    """The last slice: what was staged becomes visible."""
+    moved(
+        db.execute(
+            """UPDATE batches SET state='read', read_at=?, last_seq=?, memories=? - first_seq + 1,
+            duplicates=?, skipped=?, bad_items=? WHERE id=?""",
+            (now, last_seq, last_seq, duplicates, skipped, bad_items, batch),
+        ),
+        "batch",
+    )
+
+
+def refuse(db: Database, batch: int, reason: str, now: str) -> None:
+    moved(
+        db.execute(
+            "UPDATE batches SET state='refused', reason=?, read_at=?, first_seq=NULL WHERE id=?",
+            (reason, now, batch),
+        ),
+        "batch",
+    )
+
+
+def close_settled(db: Database) -> None:
+    """Batches of which no memory waits any more are done."""
+    db.execute(
+        """UPDATE batches SET state='done' WHERE state='read' AND NOT EXISTS (
+            SELECT 1 FROM memories m WHERE m.seq BETWEEN batches.first_seq AND batches.last_seq
+            AND m.state IN ('waiting','frozen','held'))"""
+    )
+
+
+def hold(db: Database, job: int, reason: str) -> list[int]:
+    """Hold the batches of a job that ended badly; each has one failure more."""
+    rows = db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,))
+    for row in rows:
+        db.execute(
+            "UPDATE batches SET state='held', reason=?, failures=failures+1 WHERE id=? AND state='read'",
+            (reason, row["batch"]),
+        )
+    return [int(row["batch"]) for row in rows]
+
+
+def retry(db: Database, batch: int) -> None:
+    """Back to `read`, and its held memories wait again: planned alone, since it has failed before."""
+    row = get(db, batch)
+    assert row is not None
+    moved(db.execute("UPDATE batches SET state='read', reason=NULL WHERE id=?", (batch,)), "batch")
+    db.execute(
+        "UPDATE memories SET state='waiting', reason=NULL WHERE seq BETWEEN ? AND ? AND state='held'",
+        (row["first_seq"], row["last_seq"]),
+    )
+
+
+def discard(db: Database, batch: int, reason: str) -> None:
+    row = get(db, batch)
+    assert row is not None
+    moved(db.execute("UPDATE batches SET state='discarded', reason=? WHERE id=?", (reason, batch)), "batch")
+    db.execute(
+        "UPDATE memories SET state='discarded', reason=? WHERE seq BETWEEN ? AND ? AND state='held'",
+        (reason, row["first_seq"], row["last_seq"]),
+    )

@@ -1,0 +1,93 @@
+"""A SQLite database as this house opens it: WAL, synchronous=FULL, secure_delete, foreign keys."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from daemon import migrations
+
+
+class Absent(Exception):
+    """The database does not exist yet: nothing has happened in this home or profile."""
+
+
+class Database:
+    """One connection. Writes happen inside `transaction()`; a single statement elsewhere is a read."""
+
+    def __init__(self, path: Path, steps: Sequence[migrations.Step], *, write: bool) -> None:
+        self.path = path
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = not path.exists()
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+            if fresh:
+                path.chmod(0o600)
+        else:
+            if not path.exists():
+                raise Absent(str(path))
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        self._db.row_factory = sqlite3.Row
+        try:
+            if write:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("PRAGMA secure_delete=ON")
+                self._db.execute("PRAGMA foreign_keys=ON")
+                migrations.migrate(self._db, steps, path.name)
+            else:
+                self._db.execute("PRAGMA query_only=ON")
+                migrations.check(self._db, steps, path.name)
+        except BaseException:
+            self._db.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._db.execute(sql, values)
+
+    def executemany(self, sql: str, rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> int:
+        """How many rows were changed."""
+        before = self._db.total_changes
+        self._db.executemany(sql, rows)
+        return self._db.total_changes - before
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> dict[str, Any] | None:
+        row = self._db.execute(sql, values).fetchone()
+        return None if row is None else dict(row)
+
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._db.execute(sql, values)]
+
+    def number(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """The first column of the first row; 0 where that is NULL."""
+        return int(self._db.execute(sql, values).fetchone()[0] or 0)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LedgerError(Exception):
+    """A row was not in the state that the caller believed it to be in."""
+
+
+def moved(cursor: sqlite3.Cursor, what: str, expected: int = 1) -> None:
+    """Raise unless exactly the expected rows moved: a lost update must not pass in silence."""
+    if cursor.rowcount != expected:
+        raise LedgerError(f"{what}: {cursor.rowcount} rows moved, {expected} expected")

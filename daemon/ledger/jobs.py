@@ -1,0 +1,185 @@
+"""Jobs, chains, checkpoints, versions and the head: the lineage of one profile."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from daemon.ledger.database import Database, moved
+
+
+def insert(
+    db: Database, *, job: int, kind: str, folder: str, spec_sha256: str, chain: int | None,
+    parent_sha256: str | None, parent_step: int, steps: int, samples: int, now: str,
+    memories: Sequence[tuple[int, str, int]], batches: Sequence[int],
+) -> None:  # fmt: skip
+    """A frozen job. `memories` is [(seq, use, samples made of it)]; the new ones must wait."""
+    db.execute(
+        """INSERT INTO jobs (id, kind, state, folder, spec_sha256, chain, parent_sha256, parent_step, steps,
+        samples, created_at) VALUES (?, ?, 'frozen', ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (job, kind, folder, spec_sha256, chain, parent_sha256, parent_step, steps, samples, now),
+    )
+    db.executemany(
+        "INSERT INTO job_memories (job, memory, use, samples) VALUES (?, ?, ?, ?)",
+        [(job, seq, use, count) for seq, use, count in memories],
+    )
+    db.executemany("INSERT INTO job_batches (job, batch) VALUES (?, ?)", [(job, batch) for batch in batches])
+
+
+def get(db: Database, job: int) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM jobs WHERE id=?", (job,))
+
+
+def open_job(db: Database) -> dict[str, Any] | None:
+    """The one job of this profile that is frozen, running or finished without a verdict."""
+    return db.one("SELECT * FROM jobs WHERE state IN ('frozen','running','finished') ORDER BY id LIMIT 1")
+
+
+def folders(db: Database) -> set[str]:
+    return {row["folder"] for row in db.all("SELECT folder FROM jobs")}
+
+
+def listing(db: Database, limit: int = 50) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", (limit,))
+
+
+def promoted(db: Database) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM jobs WHERE state='promoted' ORDER BY id")
+
+
+def batches_of(db: Database, job: int) -> list[int]:
+    rows = db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,))
+    return [int(row["batch"]) for row in rows]
+
+
+def uses_of(db: Database, job: int) -> dict[str, int]:
+    rows = db.all("SELECT use, count(*) AS n FROM job_memories WHERE job=? GROUP BY use", (job,))
+    return {row["use"]: row["n"] for row in rows}
+
+
+def jobs_of_memory(db: Database, seq: int) -> list[dict[str, Any]]:
+    return db.all(
+        """SELECT j.id AS job, jm.use AS use, jm.samples AS samples, j.state AS state, v.id AS version
+        FROM job_memories jm JOIN jobs j ON j.id = jm.job LEFT JOIN versions v ON v.job = j.id
+        WHERE jm.memory=? ORDER BY j.id""",
+        (seq,),
+    )
+
+
+def start(db: Database, job: int, pid: int, pid_start: float, now: str) -> None:
+    moved(
+        db.execute(
+            """UPDATE jobs SET state='running', attempts=attempts+1, pid=?, pid_start=?,
+            started_at=coalesce(started_at, ?) WHERE id=?""",
+            (pid, pid_start, now, job),
+        ),
+        "job",
+    )
+
+
+def pause(db: Database, job: int, reason: str, *, crashed: bool = False, killed: bool = False) -> None:
+    """Back to frozen: the next start resumes it from its newest checkpoint."""
+    moved(
+        db.execute(
+            """UPDATE jobs SET state='frozen', reason=?, crashes=crashes+?, kills=kills+?, pid=NULL
+            WHERE id=?""",
+            (reason, int(crashed), int(killed), job),
+        ),
+        "job",
+    )
+
+
+def fail(db: Database, job: int, reason: str, exit_code: int | None, now: str) -> None:
+    moved(
+        db.execute(
+            "UPDATE jobs SET state='failed', reason=?, exit_code=?, finished_at=?, pid=NULL WHERE id=?",
+            (reason, exit_code, now, job),
+        ),
+        "job",
+    )
+
+
+def finish(db: Database, job: int, result: dict[str, Any], now: str) -> None:
+    moved(
+        db.execute(
+            """UPDATE jobs SET state='finished', reason=NULL, exit_code=?, result=?, finished_at=?, pid=NULL
+            WHERE id=?""",
+            (result["exit_code"], json.dumps(result), now, job),
+        ),
+        "job",
+    )
+
+
+def insert_version(
+    db: Database, *, version: int, job: int, chain: int, step: int, sha256: str, now: str
+) -> None:
+    head = get_head(db)
+    db.execute(
+        """INSERT INTO versions (id, job, state, parent, chain, step, checkpoint_sha256, created_at)
+        VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?)""",
+        (version, job, head["version"] if head else None, chain, step, sha256, now),
+    )
+
+
+def version_of_job(db: Database, job: int) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM versions WHERE job=?", (job,))
+
+
+def versions(db: Database) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM versions ORDER BY id")
+
+
+def promote(db: Database, version: dict[str, Any], reason: str, now: str) -> None:
+    """The verdict, the checkpoint and the head, in the caller's one transaction."""
+    moved(db.execute("UPDATE versions SET state='promoted', reason=?, decided_at=? WHERE id=?",
+                     (reason, now, version["id"])), "version")  # fmt: skip
+    moved(db.execute("UPDATE jobs SET state='promoted', reason=? WHERE id=?",
+                     (reason, version["job"])), "job")  # fmt: skip
+    place = (version["chain"], version["step"], version["checkpoint_sha256"])
+    db.execute("INSERT INTO checkpoints (chain, step, sha256, job, created_at) VALUES (?, ?, ?, ?, ?)",
+               (*place, version["job"], now))  # fmt: skip
+    db.execute(
+        """INSERT INTO head (one, chain, step, sha256, version) VALUES (1, ?, ?, ?, ?)
+        ON CONFLICT (one) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
+        version=excluded.version""",
+        (*place, version["id"]),
+    )
+
+
+def refuse(db: Database, version: dict[str, Any], reason: str, now: str) -> None:
+    moved(db.execute("UPDATE versions SET state='refused', reason=?, decided_at=? WHERE id=?",
+                     (reason, now, version["id"])), "version")  # fmt: skip
+    moved(db.execute("UPDATE jobs SET state='refused', reason=? WHERE id=?",
+                     (reason, version["job"])), "job")  # fmt: skip
+
+
+def get_head(db: Database) -> dict[str, Any] | None:
+    """{"chain", "step", "sha256", "version"} of the checkpoint that the next job starts from."""
+    return db.one("SELECT chain, step, sha256, version FROM head")
+
+
+def get_chain(db: Database, chain: int) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM chains WHERE id=?", (chain,))
+
+
+def insert_chain(db: Database, chain: int, key_sha256: str, key: dict[str, Any], reason: str, now: str) -> None:
+    db.execute(
+        "INSERT INTO chains (id, key_sha256, key, reason, created_at) VALUES (?, ?, ?, ?, ?)",
+        (chain, key_sha256, json.dumps(key, sort_keys=True), reason, now),
+    )
+
+
+def checkpoints(db: Database) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM checkpoints ORDER BY chain, step")
+
+
+def get_meta(db: Database, key: str) -> str | None:
+    row = db.one("SELECT value FROM meta WHERE key=?", (key,))
+    return None if row is None else str(row["value"])
+
+
+def set_meta(db: Database, key: str, value: str | None) -> None:
+    if value is None:
+        db.execute("DELETE FROM meta WHERE key=?", (key,))
+    else:
+        db.execute("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value=excluded.value",
+                   (key, value))  # fmt: skip

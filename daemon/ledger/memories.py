@@ -1,0 +1,180 @@
+"""Memories: one row each, in the order in which they came; `seq` is that order.
+
+A batch is read by itself, so its memories are one unbroken range of `seq`. While the batch is being
+read they are staged: they stand in the table, but no other module sees them before the last slice.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from daemon.ledger.database import Database, LedgerError, moved
+from daemon.records import Memory, Turn
+
+_VISIBLE = "SELECT 1 FROM batches b WHERE b.id = m.batch AND b.state <> 'reading'"
+
+# (id, memory, its state at ingestion: waiting, skipped or held_out, the reason where it is skipped)
+Judged = tuple[str, Memory, str, str | None]
+
+
+def _detail(memory: Memory) -> str | None:
+    detail: dict[str, Any] = {}
+    if memory.context:
+        detail["context"] = [[turn.role, turn.text] for turn in memory.context]
+    if memory.payload is not None:
+        detail["payload"] = memory.payload
+    if memory.tags:
+        detail["tags"] = list(memory.tags)
+    if memory.extra:
+        detail["extra"] = memory.extra
+    return json.dumps(detail, ensure_ascii=False, separators=(",", ":")) if detail else None
+
+
+def from_row(row: dict[str, Any]) -> Memory:
+    detail = json.loads(row["detail"]) if row["detail"] else {}
+    return Memory(
+        type=row["type"],
+        content=row["content"],
+        response=row["response"],
+        timestamp=row["timestamp"],
+        time=row["time"],
+        context=tuple(Turn(role, text) for role, text in detail.get("context", ())),
+        payload=detail.get("payload"),
+        tags=tuple(detail.get("tags", ())),
+        mode=row["mode"],
+        source=row["source"],
+        extra=detail.get("extra", {}),
+    )
+
+
+def stage(db: Database, batch: int, judged: Iterable[Judged]) -> int:
+    """Insert a slice; a memory that is known already is left out. Gives how many were new."""
+    rows = (
+        (
+            bytes.fromhex(id_), batch, state, reason, m.type, m.source,
+            m.timestamp, m.time, m.mode, m.content, m.response, _detail(m),
+        )
+        for id_, m, state, reason in judged
+    )  # fmt: skip
+    return db.executemany(
+        """INSERT INTO memories (id, batch, state, reason, type, source, timestamp, time, mode, content,
+        response, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING""",
+        rows,
+    )
+
+
+def last_seq(db: Database) -> int:
+    return db.number("SELECT max(seq) FROM memories")
+
+
+def unstage(db: Database, first_seq: int, limit: int) -> int:
+    """Remove at most `limit` staged rows, newest first; gives how many are left."""
+    db.execute("DELETE FROM memories WHERE seq >= ? AND seq > (SELECT max(seq) - ? FROM memories)",
+               (first_seq, limit))  # fmt: skip
+    return db.number("SELECT count(*) FROM memories WHERE seq >= ?", (first_seq,))
+
+
+def total(db: Database) -> int:
+    return db.number(f"SELECT count(*) FROM memories m WHERE EXISTS ({_VISIBLE})")
+
+
+def count_at_least(db: Database, number: int) -> bool:
+    """Whether there are that many memories; quick also where there are millions."""
+    return last_seq(db) >= number
+
+
+def counts(db: Database) -> dict[str, dict[str, int]]:
+    """{"state": {...}, "type": {...}}, over all visible memories."""
+    out: dict[str, dict[str, int]] = {"state": {}, "type": {}}
+    rows = db.all(
+        f"SELECT state, type, count(*) AS n FROM memories m WHERE EXISTS ({_VISIBLE}) GROUP BY state, type"
+    )
+    for row in rows:
+        for by in ("state", "type"):
+            out[by][row[by]] = out[by].get(row[by], 0) + row["n"]
+    return out
+
+
+def waiting(db: Database) -> int:
+    return db.number(f"SELECT count(*) FROM memories m WHERE m.state='waiting' AND EXISTS ({_VISIBLE})")
+
+
+def waiting_batches(db: Database) -> list[dict[str, int]]:
+    """[{"batch", "failures", "waiting"}] in the order of arrival, of batches with a waiting memory."""
+    return db.all(
+        """SELECT m.batch AS batch, b.failures AS failures, count(*) AS waiting
+        FROM memories m JOIN batches b ON b.id = m.batch
+        WHERE m.state='waiting' AND b.state='read' GROUP BY m.batch ORDER BY m.batch"""
+    )
+
+
+def waiting_of(db: Database, batches: Sequence[int], limit: int) -> Iterator[tuple[int, int, str, Memory]]:
+    """(seq, batch, id, memory), in the order of arrival, at most `limit`."""
+    wanted = set(batches)
+    rows = db.execute(
+        "SELECT * FROM memories WHERE state='waiting' AND batch BETWEEN ? AND ? ORDER BY seq",
+        (min(batches), max(batches)),
+    )
+    found = 0
+    for row in rows:
+        if row["batch"] in wanted:
+            found += 1
+            yield row["seq"], row["batch"], row["id"].hex(), from_row(dict(row))
+            if found == limit:
+                return
+
+
+def freeze(db: Database, seqs: Sequence[int]) -> None:
+    """These waiting memories go into a job."""
+    cursor = db.executemany("UPDATE memories SET state='frozen' WHERE seq=? AND state='waiting'",
+                            [(seq,) for seq in seqs])  # fmt: skip
+    if cursor != len(seqs):
+        raise LedgerError(f"{cursor} of {len(seqs)} memories could be frozen")
+
+
+def skip(db: Database, seqs: Sequence[int], reason: str) -> None:
+    """These waiting memories turned out to give no sample."""
+    db.executemany("UPDATE memories SET state='skipped', reason=? WHERE seq=? AND state='waiting'",
+                   [(reason, seq) for seq in seqs])  # fmt: skip
+
+
+def move_job(db: Database, job: int, old: str, new: str, reason: str | None = None) -> int:
+    """Move the memories that are `new` in a job from one state to the next; gives how many."""
+    expected = db.number("SELECT count(*) FROM job_memories WHERE job=? AND use='new'", (job,))
+    cursor = db.execute(
+        """UPDATE memories SET state=?, reason=? WHERE state=? AND seq IN (
+            SELECT memory FROM job_memories WHERE job=? AND use='new')""",
+        (new, reason, old, job),
+    )
+    moved(cursor, f"memories of job {job}", expected)
+    return expected
+
+
+def get(db: Database, prefix: str) -> list[dict[str, Any]]:
+    """Rows whose id begins with this hex prefix (whole bytes), at most 10."""
+    even = prefix[: len(prefix) // 2 * 2]
+    try:
+        low = bytes.fromhex(even)
+    except ValueError:
+        return []
+    rows = db.all("SELECT * FROM memories WHERE id >= ? ORDER BY id LIMIT 10", (low,))
+    return [row for row in rows if row["id"].hex().startswith(prefix)]
+
+
+def listing(
+    db: Database, *, state: str | None = None, type_: str | None = None, text: str | None = None, limit: int = 50
+) -> Iterator[dict[str, Any]]:
+    """Visible memories, newest first."""
+    where, values = [f"EXISTS ({_VISIBLE})"], []
+    if state:
+        where.append("state = ?")
+        values.append(state)
+    if type_:
+        where.append("type = ?")
+        values.append(type_)
+    if text:
+        where.append("(instr(lower(content), lower(?)) OR instr(lower(response), lower(?)))")
+        values += [text, text]
+    sql = f"SELECT * FROM memories m WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+    for row in db.execute(sql, (*values, limit)):
+        yield dict(row)

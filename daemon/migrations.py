@@ -1,0 +1,159 @@
+"""Schemas, as small named steps. A step never changes once it has landed; the next one is added below it.
+
+Each database keeps its version in `PRAGMA user_version`. The holder of the home's lock applies what is
+missing when it opens a database; a reader that meets an older or newer schema says so.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+Step = Callable[[sqlite3.Connection], None]
+
+# Legal moves of each state machine. Triggers refuse every other one, whoever writes.
+MOVES: dict[str, tuple[tuple[str, str], ...]] = {
+    "batches": (
+        ("claimed", "reading"),
+        ("reading", "claimed"),  # a start finds a half-read file: it is read again from its beginning
+        ("reading", "read"),
+        ("reading", "refused"),
+        ("read", "done"),
+        ("read", "held"),
+        ("held", "read"),
+        ("held", "discarded"),
+    ),
+    "memories": (
+        ("waiting", "frozen"),
+        ("waiting", "skipped"),
+        ("frozen", "trained"),
+        ("frozen", "held"),
+        ("frozen", "waiting"),
+        ("held", "waiting"),
+        ("held", "discarded"),
+    ),
+    "jobs": (
+        ("frozen", "running"),
+        ("frozen", "failed"),
+        ("running", "frozen"),
+        ("running", "finished"),
+        ("running", "failed"),
+        ("finished", "promoted"),
+        ("finished", "refused"),
+    ),
+    "versions": (("candidate", "promoted"), ("candidate", "refused")),
+    "requests": (("waiting", "running"), ("running", "waiting"), ("running", "done"), ("running", "failed")),
+}
+
+
+def _guard(db: sqlite3.Connection, table: str) -> None:
+    legal = " OR ".join(f"(OLD.state='{old}' AND NEW.state='{new}')" for old, new in MOVES[table])
+    db.execute(
+        f"""CREATE TRIGGER {table}_legal_moves BEFORE UPDATE OF state ON {table}
+        WHEN OLD.state <> NEW.state AND NOT ({legal})
+        BEGIN SELECT RAISE(ABORT, 'illegal move in {table}'); END"""
+    )
+
+
+def m001_profile(db: sqlite3.Connection) -> None:
+    """The first schema of a profile's ledger."""
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE batches (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL, name TEXT NOT NULL,
+            path TEXT NOT NULL, size INTEGER NOT NULL, mtime REAL, state TEXT NOT NULL, reason TEXT,
+            claimed_at TEXT NOT NULL, read_at TEXT, first_seq INTEGER, last_seq INTEGER,
+            memories INTEGER NOT NULL DEFAULT 0, duplicates INTEGER NOT NULL DEFAULT 0,
+            skipped INTEGER NOT NULL DEFAULT 0, bad_items INTEGER NOT NULL DEFAULT 0,
+            failures INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE INDEX batches_open ON batches(state, id) WHERE state IN ('claimed','reading','read','held')",
+        """CREATE TABLE memories (
+            seq INTEGER PRIMARY KEY, id BLOB NOT NULL, batch INTEGER NOT NULL REFERENCES batches(id),
+            state TEXT NOT NULL, reason TEXT, type TEXT NOT NULL, source TEXT NOT NULL,
+            timestamp TEXT, time TEXT, mode TEXT, content TEXT NOT NULL, response TEXT, detail TEXT)""",
+        "CREATE UNIQUE INDEX memories_id ON memories(id)",
+        "CREATE INDEX memories_waiting ON memories(seq) WHERE state='waiting'",
+        """CREATE TABLE chains (
+            id INTEGER PRIMARY KEY, key_sha256 TEXT NOT NULL, key TEXT NOT NULL, reason TEXT NOT NULL,
+            created_at TEXT NOT NULL)""",
+        """CREATE TABLE jobs (
+            id INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT,
+            folder TEXT NOT NULL, spec_sha256 TEXT NOT NULL, chain INTEGER REFERENCES chains(id),
+            parent_sha256 TEXT, parent_step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL,
+            samples INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
+            kills INTEGER NOT NULL DEFAULT 0,
+            created_at TEXT NOT NULL, started_at TEXT, finished_at TEXT,
+            exit_code INTEGER, pid INTEGER, pid_start REAL, result TEXT)""",
+        "CREATE INDEX jobs_open ON jobs(state) WHERE state IN ('frozen','running','finished')",
+        """CREATE TABLE job_memories (
+            job INTEGER NOT NULL REFERENCES jobs(id), memory INTEGER NOT NULL REFERENCES memories(seq),
+            use TEXT NOT NULL, samples INTEGER NOT NULL, PRIMARY KEY (job, memory, use)) WITHOUT ROWID""",
+        "CREATE INDEX job_memories_memory ON job_memories(memory)",
+        """CREATE TABLE job_batches (
+            job INTEGER NOT NULL REFERENCES jobs(id), batch INTEGER NOT NULL REFERENCES batches(id),
+            PRIMARY KEY (job, batch)) WITHOUT ROWID""",
+        """CREATE TABLE checkpoints (
+            chain INTEGER NOT NULL REFERENCES chains(id), step INTEGER NOT NULL, sha256 TEXT NOT NULL,
+            job INTEGER NOT NULL REFERENCES jobs(id), created_at TEXT NOT NULL,
+            PRIMARY KEY (chain, step)) WITHOUT ROWID""",
+        """CREATE TABLE versions (
+            id INTEGER PRIMARY KEY, job INTEGER NOT NULL UNIQUE REFERENCES jobs(id), state TEXT NOT NULL,
+            reason TEXT, parent INTEGER REFERENCES versions(id), chain INTEGER NOT NULL REFERENCES chains(id),
+            step INTEGER NOT NULL, checkpoint_sha256 TEXT NOT NULL, created_at TEXT NOT NULL,
+            decided_at TEXT)""",
+        """CREATE TABLE head (
+            one INTEGER PRIMARY KEY CHECK (one = 1), chain INTEGER NOT NULL REFERENCES chains(id),
+            step INTEGER NOT NULL, sha256 TEXT NOT NULL, version INTEGER NOT NULL REFERENCES versions(id))""",
+    ):
+        db.execute(statement)
+    for table in ("batches", "memories", "jobs", "versions"):
+        _guard(db, table)
+
+
+def m001_home(db: sqlite3.Connection) -> None:
+    """The first schema of `home.db`."""
+    for statement in (
+        """CREATE TABLE requests (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, profile TEXT NOT NULL, command TEXT NOT NULL,
+            arguments TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting', answer TEXT,
+            created_at TEXT NOT NULL, finished_at TEXT)""",
+        "CREATE INDEX requests_open ON requests(state, id) WHERE state IN ('waiting','running')",
+        """CREATE TABLE high_water (
+            profile TEXT NOT NULL, kind TEXT NOT NULL, value INTEGER NOT NULL,
+            PRIMARY KEY (profile, kind)) WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    _guard(db, "requests")
+
+
+PROFILE_STEPS: Sequence[Step] = (m001_profile,)
+HOME_STEPS: Sequence[Step] = (m001_home,)
+
+
+class SchemaError(Exception):
+    """The database was written by another release; the message says which way out there is."""
+
+
+def version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def check(db: sqlite3.Connection, steps: Sequence[Step], name: str) -> None:
+    """Raise SchemaError unless the database has exactly this release's schema."""
+    found = version(db)
+    if found > len(steps):
+        raise SchemaError(f"{name} was written by a newer engramd (schema {found}): install that release")
+    if found < len(steps):
+        raise SchemaError(f"{name} has an older schema ({found}): run `engramd run --once` to bring it up to date")
+
+
+def migrate(db: sqlite3.Connection, steps: Sequence[Step], name: str) -> None:
+    """Apply the missing steps, each in one transaction. Only the holder of the home's lock may."""
+    for number in range(version(db), len(steps)):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            steps[number](db)
+            db.execute(f"PRAGMA user_version={number + 1}")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+    check(db, steps, name)

@@ -1,0 +1,201 @@
+"""Bytes to memories. Each format has a module of its own; `READERS` is the one list, in order of trial.
+
+A reader is found by the structure of what was dropped, never by its name alone. JSON that no reader
+claims is refused with what each of them missed: read as plain text it would teach brackets and lose
+who said what.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from daemon.readers import chat_jsonl, document, markdown, origin, plain_text
+from daemon.readers.document import Torn
+from daemon.readers.shape import FileFacts, Item, ItemReader, Limits, TextReader, key_list
+from daemon.records import BadItem, Memory, Refused
+
+__all__ = ["READERS", "Limits", "read"]
+
+ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
+TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
+READERS: tuple[ItemReader | TextReader, ...] = (*ITEM_READERS, *TEXT_READERS)
+
+_WRAPPERS = ("memories", "samples", "items", "data", "events", "tasks")  # keys under which a list may hide
+_REASONS_SHOWN = 3
+
+Taken = Iterator[Memory | BadItem]
+
+
+def read(stream: BinaryIO, name: str, size: int, mtime: float | None, limits: Limits | None = None) -> Taken:
+    """The memories of one file, in its order, and its parts that could not be taken.
+
+    The stream must be seekable. Raises Refused, with one sentence for the person, where the whole file
+    cannot be taken; that can come after some bad parts have been named, since a file of which nothing was
+    usable is refused as well.
+    """
+    limits = limits or Limits()
+    if name.lower().endswith(".enc"):
+        raise Refused("the file is encrypted: export it decrypted, then drop it again")
+    stream, head = document.opened(stream, size, limits)
+    facts = FileFacts.of(name, mtime)
+    if document.looks_like_json(head, name):
+        if not document.may_be_json(head) and not document.is_lines(stream, head, name, limits):
+            raise Refused("the file is named as JSON and is none: it begins with neither { nor [")
+        yield from _not_nothing(_json(stream, head, facts, limits))
+        return
+    if document.may_be_json(head) and (value := _json_after_all(stream, limits)) is not None:
+        yield from _not_nothing(_value(value, facts))
+        return
+    yield from _not_nothing(_text(document.whole_text(stream, limits), facts))
+
+
+def _not_nothing(taken: Taken) -> Taken:
+    """Pass everything on; refuse in the end where nothing was usable."""
+    reasons: list[str] = []
+    bad = 0
+    for one in taken:
+        if isinstance(one, BadItem):
+            bad += 1
+            if len(reasons) < _REASONS_SHOWN:
+                reasons.append(f"{one.where}: {one.reason}" if one.where else one.reason)
+            if one.where:
+                yield one
+        else:
+            yield one
+            break
+    else:
+        more = f" (and {bad - len(reasons):,} more)" if bad > len(reasons) else ""
+        raise Refused(f"nothing in the file could be taken: {'; '.join(reasons) or 'it holds no item'}{more}")
+    yield from taken
+
+
+# ---- text -----------------------------------------------------------------------------------------
+
+
+def _text(text: str, facts: FileFacts) -> Taken:
+    reader = next(reader for reader in TEXT_READERS if reader.claims(text, facts.name))
+    yield from reader.read(text, facts)
+
+
+def _json_after_all(stream: BinaryIO, limits: Limits) -> Any:
+    """The value of a file that has a bracket first and no name of JSON; None where it is a text."""
+    start = stream.tell()
+    try:
+        value = document.parse(stream.read(limits.max_document_bytes + 1))
+    except Torn:
+        return None
+    finally:
+        stream.seek(start)
+    return value or None  # `[]` is how a to-do list begins
+
+
+# ---- JSON -----------------------------------------------------------------------------------------
+
+
+def _json(stream: BinaryIO, head: bytes, facts: FileFacts, limits: Limits) -> Taken:
+    if document.is_lines(stream, head, facts.name, limits):
+        yield from _lines(stream, facts, limits)
+    else:
+        yield from _value(document.document(stream, limits), facts)
+
+
+def _lines(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Taken:
+    unclaimed: Item | None = None
+    taken = False
+    for number, value in document.lines(stream, limits):
+        if type(value) is not dict:
+            if isinstance(value, BadItem):
+                yield value
+                continue
+            value = _as_item(value)
+            if value is None:
+                yield BadItem(f"line {number}", "not an object")
+                continue
+        reader = reader_for(value)
+        if reader is None:
+            unclaimed = value if unclaimed is None else unclaimed
+            yield BadItem(f"line {number}", _short_reason(value))
+            continue
+        for one in reader.read(value, facts):
+            if type(one) is BadItem:
+                yield replace(one, where=f"line {number}")
+            else:
+                taken = True
+                yield one
+    if unclaimed is not None and not taken:
+        raise Refused(no_reader(unclaimed))
+
+
+def _value(value: Any, facts: FileFacts) -> Taken:
+    whole = _as_item(value)
+    if whole is not None:
+        reader = reader_for(whole)
+        if reader is not None:
+            yield from reader.read(whole, facts)
+            return
+        inner = next((whole[key] for key in _WRAPPERS if isinstance(whole.get(key), list)), None)
+        if inner is None:
+            raise Refused(no_reader(whole))
+        value = inner
+    if not isinstance(value, list):
+        raise Refused("the JSON is neither an object nor a list of objects")
+    yield from _items(value, facts)
+
+
+def _items(values: list[Any], facts: FileFacts) -> Taken:
+    unclaimed: Item | None = None
+    taken = False
+    for number, value in enumerate(values, 1):
+        item = _as_item(value)
+        reader = None if item is None else reader_for(item)
+        if item is None:
+            yield BadItem(f"item {number}", "not an object")
+        elif reader is None:
+            unclaimed = unclaimed or item
+            yield BadItem(f"item {number}", _short_reason(item))
+        else:
+            for one in reader.read(item, facts):
+                taken = taken or isinstance(one, Memory)
+                yield replace(one, where=f"item {number}") if isinstance(one, BadItem) else one
+    if unclaimed and not taken:
+        raise Refused(no_reader(unclaimed))
+
+
+def _as_item(value: Any) -> dict[str, Any] | None:
+    """An object, or a bare list of turns as the conversation that it is."""
+    if isinstance(value, dict):
+        return value
+    keys = chat_jsonl.message_keys(value)
+    if keys is None or not all(isinstance(turn, dict) and keys[0] in turn for turn in value):
+        return None
+    return {"conversations" if keys[0] == "from" else "messages": value}
+
+
+def reader_for(item: Item) -> ItemReader | None:
+    """The first reader that claims an object."""
+    for reader in ITEM_READERS:
+        if reader.misses(item) is None:
+            return reader
+    return None
+
+
+def no_reader(item: Item) -> str:
+    """One sentence: what was tried, and what each reader missed."""
+    if _is_encrypted(item):
+        return "the file is encrypted: export it decrypted, then drop it again"
+    tried = "; ".join(f"{reader.name}: {reader.misses(item)}" for reader in ITEM_READERS)
+    return f"no reader knows this JSON, which has the keys {key_list(item)}; tried {tried}"
+
+
+def _short_reason(item: Item) -> str:
+    return "encrypted" if _is_encrypted(item) else f"no reader knows an object with the keys {key_list(item)}"
+
+
+def _is_encrypted(item: Item) -> bool:
+    """The wrapper of AES-GCM: a nonce, a tag and a ciphertext."""
+    keys = {key.lower() for key in item}
+    if not keys & {"iv", "nonce"}:
+        return False
+    return bool(keys & {"ciphertext", "data", "encrypted", "content", "payload"}) and bool(
+        keys & {"tag", "authtag", "auth_tag", "salt", "algorithm", "alg", "encrypted"}
+    )

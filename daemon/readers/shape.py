@@ -1,0 +1,119 @@
+"""What a reader is, and the small parts that every reader of JSON needs."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.readers.dates import as_utc, parse_time
+from daemon.records import BadItem, Memory
+
+MIB = 1 << 20
+DEEPEST_PAYLOAD = 64  # levels; what is nested deeper is no tool's data but an attack or an accident
+
+Item = Mapping[str, Any]
+
+# Who spoke, in exports of other programs: such an object is neither an event nor a lone text.
+SPEAKER_KEYS = frozenset(("role", "author", "sender", "from", "sender_name", "username", "from_id", "user"))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a file is taken. A document (JSON, Markdown, text) is held in memory, a JSONL is not."""
+
+    max_file_bytes: int = 4096 * MIB
+    max_document_bytes: int = 64 * MIB
+    max_line_bytes: int = 8 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of a file beside its bytes."""
+
+    name: str
+    modified: str | None  # UTC, ISO 8601
+
+    @classmethod
+    def of(cls, name: str, mtime: float | None) -> "FileFacts":
+        return cls(name, None if mtime is None else as_utc(mtime))
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReader:
+    """Reads one JSON object. `misses` says what the object lacks to be this reader's, None where it is."""
+
+    name: str
+    misses: Callable[[Item], str | None]
+    read: Callable[[Item, FileFacts], Iterable[Memory | BadItem]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextReader:
+    """Reads a whole text. The last one claims every text, so that none is left over."""
+
+    name: str
+    claims: Callable[[str, str], bool]  # (text, file name)
+    read: Callable[[str, FileFacts], Iterable[Memory | BadItem]]
+
+
+def normal_text(value: Any) -> str:
+    """The text of a string or of a list of content parts; line ends as \\n. Anything else has none."""
+    if isinstance(value, str):
+        text: str = value
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return text.replace("\x00", "") if "\x00" in text else text
+    if isinstance(value, list):
+        return "\n".join(part for part in map(_part_text, value) if part)
+    return ""
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return normal_text(part)
+    if not isinstance(part, dict) or part.get("type", "text") not in ("text", "input_text", "output_text"):
+        return ""  # images, sounds, hidden reasoning
+    text = part.get("text", part.get("value"))
+    return normal_text(text) if isinstance(text, str) else ""
+
+
+def stamp(item: Item, facts: FileFacts, *keys: str) -> tuple[str | None, str | None]:
+    """(raw text, UTC) of the first of `keys` that is there. The raw text is None where the data holds none:
+    the file's own time is never part of a memory's identity."""
+    for key in keys or ("timestamp", "created_at", "date", "created"):
+        raw = item.get(key)
+        if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) and raw != "":
+            return str(raw), parse_time(raw)
+    return None, facts.modified
+
+
+def tags_of(value: Any) -> tuple[str, ...]:
+    """Tags from a list or from one string with commas (or spaces, where every word has a `#`)."""
+    if isinstance(value, str):
+        words = value.split(",") if "," in value else value.split() if value.startswith("#") else [value]
+        return tuple(word for word in (w.strip().lstrip("#") for w in words) if word)
+    if isinstance(value, list):
+        return tuple(tag.strip().lstrip("#") for tag in value if isinstance(tag, str) and tag.strip("# "))
+    return ()
+
+
+def too_deep(value: Any, levels: int = DEEPEST_PAYLOAD) -> bool:
+    """Whether lists and objects are nested more than `levels` deep."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        inner: list[Any] = []
+        for one in layer:
+            if isinstance(one, dict):
+                inner.extend(one.values())
+            elif isinstance(one, list):
+                inner.extend(one)
+        layer = [one for one in inner if isinstance(one, (dict, list))]
+        if not layer:
+            return False
+    return True
+
+
+def key_list(item: Item, most: int = 6) -> str:
+    """The keys of an object, for a person: what it has where it lacks what a reader wants."""
+    names = [name if len(name) <= 30 else name[:29] + "…" for name in list(item)[:most]]
+    more = f" and {len(item) - most} more" if len(item) > most else ""
+    return (", ".join(repr(name) for name in names) + more) or "none"

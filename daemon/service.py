@@ -1,0 +1,285 @@
+"""The road, walked again and again: recover, tick(now), stop. Signals only set flags."""
+
+import fcntl
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from daemon import inbox, ledger, notify
+from daemon.home import Home, is_profile_name
+from daemon.ingestion import Ingestion
+from daemon.ledger import batches, jobs, memories, requests
+from daemon.logs import get_logger
+from daemon.settings import Settings
+from daemon.training import Training
+from daemon.world import World, open_world
+
+CLAIMS_PER_TICK = 500  # files; a tick must stay well under a second
+
+_log = get_logger()
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class AlreadyRunning(Exception):
+    """Another daemon holds this home."""
+
+
+class Lock:
+    """One daemon per home: the holder alone migrates and changes state. Raises AlreadyRunning."""
+
+    def __init__(self, home: Home) -> None:
+        home.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise AlreadyRunning(f"another engramd runs on {home.root}") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class Service:
+    """All profiles of one home. The caller holds the home's lock."""
+
+    def __init__(
+        self, home: Home, settings: Settings, *,
+        now: Callable[[], str] = utc_now, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._home, self._settings = home, settings
+        self._now, self._clock = now, clock
+        self._wake = threading.Event()
+        self._stopping = False
+        self._look = True  # the next tick scans the inbox
+        self._next_scan = -math.inf
+        self._db = ledger.open_home(home.database, write=True)
+        self._worlds: dict[str, tuple[World, Ingestion, Training]] = {}
+        for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
+            self._open(name)
+        self._scanner = self._make_scanner()
+        self._scan: inbox.Scan | None = None
+        self._watch = self._make_watch()
+
+    def _open(self, name: str) -> None:
+        inbox.ensure_folders(self._home, [name])
+        world = open_world(self._home, name, self._settings)
+        self._worlds[name] = (
+            world, Ingestion(world, self._clock), Training(world, self._db, self._clock)
+        )  # fmt: skip
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self, *, until: Callable[[], bool] | None = None) -> None:
+        """Work until a signal, or until `until` says so. Returns once the trainer has saved and ended."""
+        self._watch.start()
+        self.recover()
+        notify.ready()
+        try:
+            while not self._stopping and not (until and until()):
+                worked = self.tick()
+                notify.watchdog()
+                if not worked:
+                    self._wake.wait(self._settings.service.tick_seconds)
+                    self._wake.clear()
+        finally:
+            self.stop()
+
+    def ask_to_stop(self, *_: int | FrameType | None) -> None:
+        """A signal handler: sets flags only."""
+        self._stopping = True
+        self._wake.set()
+
+    def handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.ask_to_stop)
+
+    def _hint(self) -> None:
+        self._look = True
+        self._wake.set()
+
+    def _watch_failed(self, reason: str) -> None:
+        _log.warning("inbox_watch_failed", reason=reason, note="the timed scan goes on")
+
+    # -- the steps ------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """The normal start: whatever the last life left half done is finished or undone."""
+        now = self._now()
+        for notice in self._settings.notices:
+            _log.warning("setting", note=notice)
+        for world, ingestion, training in self._worlds.values():
+            ingestion.recover(now)
+            training.recover(now)
+            _log.info("profile_ready", profile=world.name, waiting=memories.waiting(world.db))
+
+    def tick(self) -> bool:
+        """Each due step once, each bounded. Gives whether there was anything to do."""
+        now = self._now()
+        worked = self._answer_requests(now)
+        worked |= self._claim(now)
+        for _, ingestion, _ in self._worlds.values():
+            worked |= ingestion.read_slice(now)
+        running = [name for name, (_, _, training) in self._worlds.items() if training.running]
+        for name, (_, ingestion, training) in self._worlds.items():
+            free = not self._stopping and (not running or running == [name])
+            settled = not ingestion.busy and not self._inbox_waits
+            if training.tick(now, may_start=free and settled):
+                worked = True
+            if training.running and not running:
+                running = [name]
+        notify.status(self._status_line())
+        return worked
+
+    def _claim(self, now: str) -> bool:
+        """Look at the inbox where a look is due, and take what is stable, a slice at a time."""
+        clock = self._clock()
+        if self._look or clock >= self._next_scan:
+            self._look = False
+            self._scan = self._scanner.scan(clock)
+            self._watch.refresh()
+            for problem in self._scan.problems:
+                _log.error("inbox_unreadable", reason=problem)
+            pause = self._settings.inbox.scan_seconds
+            if self._scan.next_stable_at is not None:
+                pause = min(pause, max(self._scan.next_stable_at - clock, 0.05))
+            self._next_scan = clock + pause
+        outcomes = self._scanner.claim(clock, now, CLAIMS_PER_TICK, pulse=self._pulse)
+        claims: dict[str, list[inbox.Claim]] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, inbox.Claim):
+                claims.setdefault(outcome.profile, []).append(outcome)
+            elif isinstance(outcome, inbox.Refusal):
+                _log.warning("file_refused", profile=outcome.profile, file=outcome.name, reason=outcome.reason)
+            elif isinstance(outcome, inbox.Duplicate):
+                _log.info("file_known", profile=outcome.profile, file=outcome.name)
+            else:  # changed under our hands: its quiet time begins anew
+                self._look = True
+        for name, own in claims.items():
+            self._worlds[name][1].register(own, now)
+        return bool(outcomes)
+
+    def _pulse(self) -> None:
+        notify.watchdog()
+
+    @property
+    def _inbox_waits(self) -> bool:
+        """Something lies in the inbox that is not claimed yet: not quiet for long enough, or its turn is not come."""
+        return self._look or self._scan is None or self._scan.waiting > 0 or self._scanner.pending > 0
+
+    def _answer_requests(self, now: str) -> bool:
+        worked = False
+        for request in requests.open_ones(self._db):
+            if request["state"] == "waiting":
+                requests.start(self._db, request["id"])
+                self._look = worked = True
+            try:
+                answer = self._answer(request, now)
+            except (ValueError, ledger.LedgerError) as error:
+                requests.finish(self._db, request["id"], {"error": str(error)}, now, failed=True)
+                continue
+            if answer is not None:
+                requests.finish(self._db, request["id"], answer, now)
+                worked = True
+        return worked
+
+    def _answer(self, request: dict[str, Any], now: str) -> dict[str, Any] | None:
+        """The answer of a request, None where it is not done yet. Raises ValueError with a sentence."""
+        arguments = json.loads(request["arguments"])
+        if request["command"] == "profile_add":
+            return self._add_profile(arguments["name"])
+        if request["profile"] not in self._worlds:
+            raise ValueError(f"there is no profile {request['profile']!r}: engramd profile add {request['profile']}")
+        world, ingestion, _ = self._worlds[request["profile"]]
+        if request["command"] == "train":
+            job = jobs.open_job(world.db)
+            waits = jobs.get_meta(world.db, "waits")
+            if waits and not (job and job["state"] == "running"):
+                raise ValueError(waits)
+            busy = job or ingestion.busy or self._inbox_waits or memories.waiting(world.db)
+            return None if busy else {"head": jobs.get_head(world.db)}
+        if request["command"] in ("retry", "discard"):
+            row = batches.get(world.db, arguments["batch"])
+            if row is None or row["state"] != "held":
+                raise ValueError(f"batch {arguments['batch']} is not held: engramd status lists the held ones")
+            with world.db.transaction():
+                if request["command"] == "retry":
+                    batches.retry(world.db, row["id"])
+                else:
+                    batches.discard(world.db, row["id"], "discarded by hand")
+            _log.info(f"batch_{request['command']}", profile=world.name, batch=row["id"], at=now)
+            return {"batch": row["id"]}
+        raise ValueError(f"unknown request {request['command']!r}")
+
+    def _add_profile(self, name: str) -> dict[str, Any]:
+        if not is_profile_name(name):
+            raise ValueError(f"{name!r} is no profile name: a-z, 0-9, _ and -, at most 32 characters")
+        if name in self._worlds:
+            raise ValueError(f"there is a profile {name!r} already")
+        self._open(name)
+        self._scanner, self._look = self._make_scanner(), True
+        self._watch.stop()
+        self._watch = self._make_watch()
+        self._watch.start()
+        _log.info("profile_added", profile=name)
+        return {"profile": name, "inbox": str(self._home.profile(name).inbox)}
+
+    def _make_scanner(self) -> inbox.Scanner:
+        settings = self._settings.inbox
+        return inbox.Scanner(
+            self._home, list(self._worlds), settings.quiet_seconds, max_file_bytes=settings.max_file_mb * 2**20
+        )
+
+    def _make_watch(self) -> inbox.Watch:
+        folders = [world.paths.inbox for world, _, _ in self._worlds.values()]
+        return inbox.Watch(folders, self._hint, warn=self._watch_failed)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def idle(self) -> bool:
+        """Nothing is due: `run --once` may end."""
+        if self._inbox_waits or requests.open_ones(self._db):
+            return False
+        for world, ingestion, training in self._worlds.values():
+            if ingestion.busy or training.running:
+                return False
+            blocked = jobs.get_meta(world.db, "waits") is not None
+            if not blocked and (jobs.open_job(world.db) or memories.waiting(world.db)):
+                return False
+        return True
+
+    def stop(self) -> None:
+        """Forward the stop to the trainer and wait until it has saved; it is killed past its time."""
+        notify.stopping()
+        self._watch.stop()
+        self._stopping = True
+        for _, _, training in self._worlds.values():
+            training.stop()
+        while any(training.running for _, _, training in self._worlds.values()):
+            notify.extend_timeout(60.0)
+            for _, _, training in self._worlds.values():
+                training.tick(self._now(), may_start=False)
+            time.sleep(0.05)
+        for world, _, training in self._worlds.values():
+            training.tick(self._now(), may_start=False)  # a job that ended well is judged before we go
+            world.db.close()
+        self._db.close()
+
+    def _status_line(self) -> str:
+        parts = []
+        for world, _, training in self._worlds.values():
+            if training.running:
+                parts.append(f"{world.name}: {training.line()}")
+        return "; ".join(parts) or "watching the inbox"

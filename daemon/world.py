@@ -1,0 +1,63 @@
+"""One profile at work: its paths, its ledger, its settings. No query or path of it reaches another one."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon import ledger
+from daemon.home import Home, ProfilePaths
+from daemon.ledger import jobs
+from daemon.rules.curation import Curation
+from daemon.rules.wording import Prompts
+from daemon.settings import Settings, SettingsError
+from trainer.contract import TrainingRecipe
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "etc"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    name: str
+    home: Home
+    paths: ProfilePaths
+    db: ledger.Database
+    settings: Settings
+    curation: Curation
+    prompts: Prompts
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        return self.settings.recipe(self.name)
+
+    @property
+    def seed(self) -> int:
+        """Fixed when the profile is made: a later change of the setting must not reorder its history."""
+        return int(jobs.get_meta(self.db, "seed") or 0)
+
+
+def _data(home: Home, name: str) -> dict[str, Any]:
+    """A data file of `etc/`: the home's own, else the shipped one. Raises SettingsError."""
+    own = home.etc / name
+    path = own if own.exists() else _SHIPPED / name
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+
+
+def open_world(home: Home, name: str, settings: Settings) -> World:
+    """Open a profile for writing; makes its folders and ledger where they are missing."""
+    paths = home.profile(name)
+    for folder in (paths.root, paths.claimed, paths.archive, paths.chains, paths.jobs):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        curation = Curation.from_mapping(_data(home, "curation.toml"))
+        prompts = Prompts.from_mapping(_data(home, "prompts.toml"))
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    db = ledger.open_profile(paths.ledger, write=True)
+    if jobs.get_meta(db, "seed") is None:
+        with db.transaction():
+            jobs.set_meta(db, "seed", str(settings.seed(name)))
+    return World(name, home, paths, db, settings, curation, prompts)

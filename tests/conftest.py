@@ -1,0 +1,50 @@
+"""What every test gets: a home of its own, a clean environment, one thread. No test touches the checkout."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: many threads on a busy machine are many times slower than one.
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from daemon.home import Home  # noqa: E402
+
+LONG_FAULTS = "ENGRAMD_FAULTS_LONG"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The developer's own ENGRAMD_ variables must not change what a test sees."""
+    for name in list(os.environ):
+        if name.startswith("ENGRAMD_") and name != LONG_FAULTS:
+            monkeypatch.delenv(name)
+    yield
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An empty home, not even with folders in it."""
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def long_faults() -> bool:
+    """Whether the fault tests run in their long form (`make faults`)."""
+    return os.environ.get(LONG_FAULTS, "") not in ("", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A gpu test is skipped where no CUDA driver is; looking for its device node needs no torch."""
+    if Path("/dev/nvidiactl").exists():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

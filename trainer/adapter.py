@@ -1,0 +1,84 @@
+"""The LoRA adapter: made, read, and taken apart into tensors with stable names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trainer import names
+from trainer.contract import BadSpec, TrainingRecipe
+from trainer.seeds import derive
+
+
+def add_adapter(model: PreTrainedModel, recipe: TrainingRecipe, chain_seed: int) -> PeftModel:
+    """A fresh adapter on every linear layer but the head; the base is frozen, the adapter float32.
+
+    Its weights depend on the chain's seed alone. B starts at zero, so that nothing changes yet.
+    """
+    torch.manual_seed(derive(chain_seed, "adapter"))
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+    assert isinstance(adapted, PeftModel)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Put a checkpoint's adapter into `model`. Raises BadSpec where the two do not fit."""
+    stored = load_file(folder / names.ADAPTER_WEIGHTS)
+    wanted = get_peft_model_state_dict(model)
+    if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in wanted.items()}:
+        raise BadSpec(f"the adapter in {folder.name} was made for another model or another rank")
+    set_peft_model_state_dict(model, stored)
+
+
+def open_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The adapter of a checkpoint on its base model, for reading only."""
+    adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def save_adapter(model: PeftModel, folder: Path, recipe: TrainingRecipe) -> None:
+    """Write weights and config as PEFT reads them, with equal bytes for equal content."""
+    tensors = get_peft_model_state_dict(model)
+    save_file(
+        {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)},
+        folder / names.ADAPTER_WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    config = _plain(model.peft_config["default"].to_dict())
+    config["base_model_name_or_path"] = recipe.base_model
+    config["inference_mode"] = True
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    (folder / names.ADAPTER_CONFIG).write_text(text)
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, by name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON in a fixed order: PEFT keeps target modules as a set, whose order varies between runs."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if hasattr(value, "value") else value

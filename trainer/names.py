@@ -1,0 +1,54 @@
+"""Names that the daemon and the trainer share, without a single import of weight.
+
+`engramd status` must answer at once, so what it needs of the contract stands here, away from pydantic;
+`trainer/contract.py` gives it out again.
+"""
+
+from enum import IntEnum
+
+CONTRACT_VERSION = 1
+
+# Files of a job folder. The daemon writes the first four, the trainer the rest.
+SPEC = "spec.json"
+SAMPLES = "samples.jsonl"
+PROBES = "probes.jsonl"
+RETRY = "retry.json"
+PLAN = "plan.json"
+RENDERED = "rendered.jsonl"
+PROGRESS = "progress.jsonl"
+METRICS = "metrics.json"
+RESULT = "result.json"
+LOG = "trainer.log"
+LOCK = "lock"
+PARENT = "parent"
+CHECKPOINT_PREFIX = "checkpoint-"
+
+# Files of a checkpoint.
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+RNG = "rng_state.pth"
+STATE = "trainer_state.json"
+MANIFEST = "manifest.json"
+COMPENSATION = "compensation.safetensors"  # full fine-tuning in 16 bits: the low halves of the weights
+
+
+class ExitCode(IntEnum):
+    """How a trainer ended; `result.json` says the same with words."""
+
+    DONE = 0
+    INTERRUPTED = 10
+    BAD_SPEC = 11
+    OUT_OF_MEMORY = 12
+    DIVERGED = 13
+    NO_DEVICE = 14
+    LOCKED = 15  # another trainer holds the job's lock; nothing was touched and no result was written
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The global step in a folder name `checkpoint-<step>`, or None where it is no such name."""
+    digits = name.removeprefix(CHECKPOINT_PREFIX)
+    if digits == name or not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits)
