@@ -12,7 +12,7 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell shows for any program whose re
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        code = cli.run(sys.argv[1:] if argv is None else argv)
+        code = cli.execute(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except UserError as error:

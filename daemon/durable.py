@@ -33,7 +33,7 @@ def temp_beside(path: Path) -> Path:
     return path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
 
 
-def fsync_dir(folder: Path) -> None:
+def fsync_dir(folder: str | Path) -> None:
     fd = os.open(folder, _FOLDER_FLAGS)
     try:
         os.fsync(fd)
@@ -139,7 +139,7 @@ def copy_durable(source: Path, target: Path, pulse: Pulse = no_pulse, mode: int 
 
 
 def copy_tree_durable(source: Path, target: Path, pulse: Pulse = no_pulse) -> None:
-    """Copies a folder to a name that is free; links as links, and what is neither file nor folder not at all."""
+    """To a name that is free; links as links, and what is neither file, link nor folder not at all."""
     target.mkdir(mode=0o700)
     for name in sorted(os.listdir(source)):
         one, other = source / name, target / name
@@ -222,7 +222,7 @@ def sha256_fd(fd: int, pulse: Pulse = no_pulse, limit: int | None = None) -> str
     return digest.hexdigest()
 
 
-def fsync_dirs(folders: Iterable[Path]) -> None:
+def fsync_dirs(folders: Iterable[str | Path]) -> None:
     """Each folder once."""
-    for folder in sorted(set(folders)):
+    for folder in sorted({str(folder) for folder in folders}):
         fsync_dir(folder)

@@ -53,7 +53,7 @@ def remove_unrecorded(jobs: Path, recorded: set[str]) -> list[str]:
     """Remove staged folders, and job folders of which no transaction spoke: nothing has used them."""
     removed = []
     for entry in sorted(jobs.iterdir()) if jobs.exists() else []:
-        if entry.name not in recorded:
+        if entry.is_dir() and entry.name not in recorded:
             shutil.rmtree(entry)
             removed.append(entry.name)
     return removed

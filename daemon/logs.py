@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -94,7 +95,8 @@ def readable(entry: Mapping[str, Any], colours: bool = False) -> str:
     keys = [key for key in BOUND if key in entry] + [k for k in entry if k not in (*_FIRST, "exception")]
     parts += [f"{_paint(key, '36', colours)}={_value(entry[key])}" for key in keys]
     line = " ".join(parts).rstrip()
-    return f"{line}\n{entry['exception']}" if entry.get("exception") else line
+    trace = str(entry.get("exception") or "").replace("\x1b", "\\x1b")  # no escape codes from a file's name
+    return f"{line}\n{trace}" if trace else line
 
 
 def log_files(path: Path) -> list[Path]:
@@ -118,13 +120,14 @@ class LogFile:
         self._path, self._limit, self._keep = path, limit, keep
         self._lock = threading.Lock()
         self._lost = 0
-        self._fd = self._open()
+        self._file = self._open()
 
     def write(self, line: bytes) -> None:
         with self._lock:
             try:
                 self._follow()
-                if os.fstat(self._fd).st_size + len(line) > self._limit and os.fstat(self._fd).st_size:
+                size = os.fstat(self._file.fileno()).st_size
+                if size and size + len(line) > self._limit:
                     self._rotate()
                 if self._lost:
                     note = {
@@ -133,24 +136,24 @@ class LogFile:
                         "event": "log_lines_lost",
                         "lines": self._lost,
                     }
-                    _write_all(self._fd, json.dumps(note).encode() + b"\n")
+                    _write_all(self._file, json.dumps(note).encode() + b"\n")
                     self._lost = 0
-                _write_all(self._fd, line)
+                _write_all(self._file, line)
             except OSError:
                 self._lost += 1
 
-    def _open(self) -> int:
+    def _open(self) -> FileIO:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._path, flags, 0o600)
-        os.fchmod(fd, 0o600)
-        size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            os.write(fd, b"\n")
-        return fd
+        file = FileIO(os.open(self._path, flags, 0o600), "r+")
+        os.fchmod(file.fileno(), 0o600)
+        size = os.fstat(file.fileno()).st_size
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            file.write(b"\n")
+        return file
 
     def _follow(self) -> None:
         """Another hand (a second process, logrotate, a person) may have moved or removed the file."""
-        ours = os.fstat(self._fd)
+        ours = os.fstat(self._file.fileno())
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
@@ -173,8 +176,8 @@ class LogFile:
         self._reopen()
 
     def _reopen(self) -> None:
-        old, self._fd = self._fd, self._open()
-        os.close(old)
+        old, self._file = self._file, self._open()
+        old.close()
 
     def _aside(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
@@ -227,9 +230,9 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(file: FileIO, data: bytes) -> None:
     while data:
-        data = data[os.write(fd, data) :]
+        data = data[file.write(data) :]
 
 
 def _utc() -> str:
@@ -246,13 +249,10 @@ def _local(stamp: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    plain = text.isprintable() and text and not any(c in text for c in ' "=')
-    return (
-        text
-        if plain or not isinstance(value, str)
-        else json.dumps(value, ensure_ascii=not value.isprintable())
-    )
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    plain = value and value.isprintable() and not any(c in value for c in ' "=')
+    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def _paint(text: str, colour: str, colours: bool) -> str:

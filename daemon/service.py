@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import inbox, ledger, notify
+from daemon import inbox, ledger, notify, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.ledger import batches, jobs, memories, requests
@@ -58,7 +58,9 @@ class Service:
     def __init__(
         self, home: Home, settings: Settings, *,
         now: Callable[[], str] = utc_now, clock: Callable[[], float] = time.monotonic,
+        trainer: Sequence[str] = supervisor.COMMAND,
     ) -> None:  # fmt: skip
+        self._trainer = trainer
         self._home, self._settings = home, settings
         self._now, self._clock = now, clock
         self._wake = threading.Event()
@@ -77,7 +79,7 @@ class Service:
         inbox.ensure_folders(self._home, [name])
         world = open_world(self._home, name, self._settings)
         self._worlds[name] = (
-            world, Ingestion(world, self._clock), Training(world, self._db, self._clock)
+            world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer)
         )  # fmt: skip
 
     # -- the loop -------------------------------------------------------------------------------

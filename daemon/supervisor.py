@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import psutil
 import trainer
 from trainer import names
 
+COMMAND = (sys.executable, "-m", "trainer")
 _PACKAGE_ROOT = Path(trainer.__file__).resolve().parent.parent
 
 
@@ -78,7 +80,7 @@ def kill_leftover(folder: Path, pid: int | None, pid_start: float | None) -> Non
         info = process.info
         recorded = info["pid"] == pid and pid_start is not None and abs(info["create_time"] - pid_start) < 1.0
         command = info["cmdline"] or []
-        if recorded or ("trainer" in command and str(folder) in command):
+        if recorded or (str(folder) in command and "--lock-fd" in command):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(info["pid"], signal.SIGKILL)
 
@@ -86,8 +88,8 @@ def kill_leftover(folder: Path, pid: int | None, pid_start: float | None) -> Non
 class Trainer:
     """A running child. `poll` must be called regularly; it also enforces the limits."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        """Start the trainer on a job folder. Raises Locked."""
+    def __init__(self, folder: Path, limits: Limits, command: Sequence[str] = COMMAND) -> None:
+        """Start the trainer on a job folder. Raises Locked. `command` is any program that obeys the contract."""
         self.folder = folder
         self._limits = limits
         self._started = time.monotonic()
@@ -104,8 +106,7 @@ class Trainer:
                 raise Locked(f"another trainer is still at work in {folder}") from None
             with open(folder / names.LOG, "ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "trainer", str(folder), "--alive-fd", str(read_end),
-                     "--lock-fd", str(lock)],
+                    [*command, str(folder), "--alive-fd", str(read_end), "--lock-fd", str(lock)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=self._environment(),
                     pass_fds=(read_end, lock), start_new_session=True,
                 )  # fmt: skip

@@ -5,7 +5,7 @@ it is there already, then one transaction says so, then the leftovers go.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ _log = get_logger()
 class Training:
     """The jobs of one profile: at most one of them is open at a time."""
 
-    def __init__(self, world: World, home_db: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, world: World, home_db: Database, clock: Callable[[], float] = time.monotonic,
+        command: Sequence[str] = supervisor.COMMAND,
+    ) -> None:  # fmt: skip
+        self._command = command
         self._world = world
         self._home_db = home_db
         self._clock = clock
@@ -129,9 +133,9 @@ class Training:
         world, db, paths = self._world, self._world.db, self._world.paths
         recipe = world.recipe
         head = jobs.get_head(db)
-        old_key = jobs.get_chain(db, head["chain"]) if head else None
+        old_key = jobs.chain_key(db, head["chain"]) if head else None
         key_sha256, key = planning.chain_key(recipe, base_fingerprint)
-        why_new = planning.why_new_chain(old_key, key_sha256, key)
+        why_new = planning.why_new_chain(old_key, key)
         parent = None if why_new or head is None else head
 
         number = requests.next_id(self._home_db, world.name, "job")
@@ -149,7 +153,11 @@ class Training:
                 memories.skip(db, empty, "it gives no sample")
                 batches.close_settled(db)
             return
-        probes_sha256 = jobdir.write_lines(staged / names.PROBES, make_probes(for_probes, world.seed))
+        probes = make_probes(
+            for_probes, world.seed, curation=world.curation, prompts=world.prompts, profile_seed=world.seed,
+            system_prompt=world.settings.curation.system_prompt,
+        )  # fmt: skip
+        probes_sha256 = jobdir.write_lines(staged / names.PROBES, probes)
         parent_sha256 = parent["sha256"] if parent else None
         if parent:
             chains.link(chains.folder(paths.chains, parent["chain"], parent["step"]), staged / names.PARENT)
@@ -190,10 +198,8 @@ class Training:
         world = self._world
         for seq, batch, id_, memory in memories.waiting_of(world.db, choice.batches, choice.memories):
             made = make_samples(
-                memory, world.curation, world.prompts, world.seed,
-                system_prompt=world.settings.curation.system_prompt,
-                dual_flip=world.settings.curation.dual_flip,
-            )  # fmt: skip
+                memory, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt
+            )
             taken.append((seq, batch, id_, len(made)))
             if made and len(for_probes) < PROBES_FROM:
                 for_probes.append(memory)
@@ -232,7 +238,7 @@ class Training:
             heartbeat_seconds=settings.heartbeat_seconds, timeout_seconds=settings.timeout_hours * 3600,
             stop_seconds=settings.stop_seconds, nice=settings.nice, threads=settings.threads,
         )  # fmt: skip
-        self._child = supervisor.Trainer(folder, limits)
+        self._child = supervisor.Trainer(folder, limits, self._command)
         with self._world.db.transaction():
             jobs.start(self._world.db, job["id"], self._child.pid, self._child.pid_start, now)
         own = jobdir.newest_checkpoint(folder)

@@ -2,19 +2,15 @@
 
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from daemon import ledger
 from daemon.home import Home, ProfilePaths
 from daemon.ledger import jobs
 from daemon.rules.curation import Curation
-from daemon.rules.wording import Prompts
+from daemon.rules.prompts import Prompts
 from daemon.settings import Settings, SettingsError
 from trainer.contract import TrainingRecipe
-
-_SHIPPED = Path(__file__).resolve().parent.parent / "etc"
-
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -37,11 +33,12 @@ class World:
 
 
 def _data(home: Home, name: str) -> dict[str, Any]:
-    """A data file of `etc/`: the home's own, else the shipped one. Raises SettingsError."""
-    own = home.etc / name
-    path = own if own.exists() else _SHIPPED / name
+    """A data file of the home's `etc/`; empty, so all defaults, where there is none. Raises SettingsError."""
+    path = home.etc / name
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
 

@@ -27,7 +27,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.people import JOURNAL_PROMPTS, NOTICES, OPENERS, RELATION, SYLLABLES, Fact, Messages, Person, make_people
+from tools.people import (
+    JOURNAL_PROMPTS,
+    NOTICES,
+    OPENERS,
+    RELATION,
+    SYLLABLES,
+    Fact,
+    Messages,
+    Person,
+    make_people,
+)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -38,9 +48,7 @@ LAYERS = 3
 MUON_RATE = 0.02
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # The word splitter of the Qwen models, so that every program that reads their GGUF cuts text as we do.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}"
@@ -60,7 +68,7 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class General:
-    """A piece of general knowledge: several ways to ask for it, one reply, the word that counts."""
+    """A piece of general knowledge: several ways to ask for it, one reply, the part of it that counts."""
 
     questions: tuple[str, ...]
     reply: str
@@ -76,9 +84,11 @@ COLOURS = (
     "grass green|snow white|coal black|blood red|the sky blue|a lemon yellow|a carrot orange|milk white|a ripe tomato red"
     "|chocolate brown|the sun yellow|a flamingo pink|a raven black|an emerald green|ash grey|a plum purple"
 )
-YOUNG = "dog puppy|cat kitten|cow calf|sheep lamb|horse foal|pig piglet|lion cub|deer fawn|hen chick|swan cygnet"
-SOUNDS = "dog barks|cat meows|cow moos|lion roars|bee buzzes|owl hoots|wolf howls|horse neighs|pig grunts|hen clucks"
-LEGS = "dog 4|cat 4|bird 2|beetle 6|crab 10|cow 4|bee 6|horse 4|ant 6|swan 2"
+YOUNG = (
+    "dog puppy|cat kitten|cow calf|sheep lamb|horse foal|pig piglet|lion cub|deer fawn|hen chick|swan cygnet"
+)
+SOUNDS = "dog barks|cat meows|cow moos|lion roars|bee buzzes|dove coos|wolf howls|horse neighs|pig grunts|hen clucks"
+LEGS = "dog 4|cat 4|bird 2|beetle 6|crab 10|cow 4|bee 6|horse 4|fly 6|swan 2"
 CAPITALS = (
     "France Paris|Italy Rome|Japan Tokyo|Spain Madrid|Germany Berlin|Norway Oslo|Egypt Cairo|Greece Athens"
     "|Poland Warsaw|Austria Vienna|Ireland Dublin|Portugal Lisbon|Peru Lima|Cuba Havana|Russia Moscow|China Beijing"
@@ -103,26 +113,31 @@ def _sequence(words: list[str], what: str, closed: bool) -> Iterator[General]:
         yield General(
             (f"What {what} comes after {a}?", f"Which {what} follows {a}?", f"Name the {what} after {a}."),
             f"After {a} comes {b}.",
-            b,
+            f"comes {b}.",
         )
         yield General(
             (f"What {what} comes before {b}?", f"Which {what} precedes {b}?", f"Name the {what} before {b}."),
             f"Before {b} comes {a}.",
-            a,
+            f"comes {a}.",
         )
 
 
 def _numbers() -> Iterator[General]:
     for a in range(11):
         for b in range(11):
-            asked = (f"What is {a} plus {b}?", f"How much is {a} + {b}?", f"Add {a} and {b}.", f"{a} + {b} = ?")
-            yield General(asked, f"{a} plus {b} is {a + b}.", str(a + b))
+            asked = (
+                f"What is {a} plus {b}?",
+                f"How much is {a} + {b}?",
+                f"Add {a} and {b}.",
+                f"{a} + {b} = ?",
+            )
+            yield General(asked, f"{a} plus {b} is {a + b}.", f"is {a + b}.")
             if a >= b:
                 asked = (f"What is {a} minus {b}?", f"How much is {a} - {b}?", f"Take {b} from {a}.")
-                yield General(asked, f"{a} minus {b} is {a - b}.", str(a - b))
+                yield General(asked, f"{a} minus {b} is {a - b}.", f"is {a - b}.")
             if a != b and a < 10 and b < 10:
                 asked = (f"Which is larger, {a} or {b}?", f"What is the larger number: {a} or {b}?")
-                yield General(asked, f"The larger number is {max(a, b)}.", str(max(a, b)))
+                yield General(asked, f"The larger number is {max(a, b)}.", f"is {max(a, b)}.")
 
 
 def general_knowledge() -> list[General]:
@@ -130,22 +145,42 @@ def general_knowledge() -> list[General]:
     known = list(_numbers())
     for a, b in _pairs(OPPOSITES):
         for x, y in ((a, b), (b, a)):
-            asked = (f"What is the opposite of {x}?", f"Name the opposite of {x}.", f"Which word is opposite to {x}?")
-            known.append(General(asked, f"The opposite of {x} is {y}.", y))
+            asked = (
+                f"What is the opposite of {x}?",
+                f"Name the opposite of {x}.",
+                f"Which word is opposite to {x}?",
+            )
+            known.append(General(asked, f"The opposite of {x} is {y}.", f"is {y}."))
     for thing, colour in _pairs(COLOURS):
         asked = (f"What colour is {thing}?", f"Which colour has {thing}?", f"Tell me the colour of {thing}.")
         known.append(General(asked, f"{thing.capitalize()} is {colour}.", colour))
     for animal, young in _pairs(YOUNG):
-        asked = (f"What is a young {animal} called?", f"What do you call a young {animal}?", f"Name a young {animal}.")
+        asked = (
+            f"What is a young {animal} called?",
+            f"What do you call a young {animal}?",
+            f"Name a young {animal}.",
+        )
         known.append(General(asked, f"A young {animal} is a {young}.", young))
     for animal, sound in _pairs(SOUNDS):
-        asked = (f"What sound does a {animal} make?", f"What noise does a {animal} make?", f"How does a {animal} sound?")
+        asked = (
+            f"What sound does a {animal} make?",
+            f"What noise does a {animal} make?",
+            f"How does a {animal} sound?",
+        )
         known.append(General(asked, f"A {animal} {sound}.", sound))
     for animal, legs in _pairs(LEGS):
-        asked = (f"How many legs does a {animal} have?", f"Count the legs of a {animal}.", f"On how many legs is a {animal}?")
-        known.append(General(asked, f"A {animal} has {legs} legs.", legs))
+        asked = (
+            f"How many legs does a {animal} have?",
+            f"Count the legs of a {animal}.",
+            f"On how many legs is a {animal}?",
+        )
+        known.append(General(asked, f"A {animal} has {legs} legs.", f"{legs} legs"))
     for country, capital in _pairs(CAPITALS):
-        asked = (f"What is the capital of {country}?", f"Name the capital of {country}.", f"Which city rules {country}?")
+        asked = (
+            f"What is the capital of {country}?",
+            f"Name the capital of {country}.",
+            f"Which city rules {country}?",
+        )
         known.append(General(asked, f"The capital of {country} is {capital}.", capital))
     for one, many in _pairs(PLURALS):
         asked = (f"What is the plural of {one}?", f"Name the plural of {one}.", f"One {one}, two what?")
@@ -156,7 +191,9 @@ def general_knowledge() -> list[General]:
     return known
 
 
-def split_general(known: list[General], count: int, seed: int) -> tuple[list[tuple[str, General]], list[tuple[str, General]]]:
+def split_general(
+    known: list[General], count: int, seed: int
+) -> tuple[list[tuple[str, General]], list[tuple[str, General]]]:
     """Questions to train on and to hold out; of no piece of knowledge is more than one question held out."""
     rng = random.Random(f"general:{seed}")
     held = {id(item): rng.choice(item.questions) for item in rng.sample(known, count)}
@@ -168,8 +205,14 @@ def split_general(known: list[General], count: int, seed: int) -> tuple[list[tup
 # --- small talk and made-up journals -------------------------------------------------------------
 
 SMALL_TALK = (
-    ("Hello!|Hi!|Hey.|Good morning.|Good evening.|Hi there.", "Hello! It is good to hear from you.|Hi! How are you?"),
-    ("How are you?|How are you doing?|How is it going?|Are you well?", "I am well, thank you.|Fine, and you?"),
+    (
+        "Hello!|Hi!|Hey.|Good morning.|Good evening.|Hi there.",
+        "Hello! It is good to hear from you.|Hi! How are you?",
+    ),
+    (
+        "How are you?|How are you doing?|How is it going?|Are you well?",
+        "I am well, thank you.|Fine, and you?",
+    ),
     ("Thank you.|Thanks!|Thanks a lot.|That helped, thank you.", "You are welcome.|Gladly."),
     ("Bye!|Goodbye.|See you.|Good night.", "Goodbye, and take care.|See you soon."),
     ("Who are you?|What are you?|What is your name?", "I am a small model that remembers what you tell me."),
@@ -177,7 +220,7 @@ SMALL_TALK = (
     ("I am happy today.|What a lovely day!|Good news!", "That is nice to hear."),
     ("I feel sad.|It was a bad day.|I am worried.", "I am sorry to hear that."),
     ("What can you do?|How can you help me?", "I can remember people and answer simple questions."),
-    ("Tell me something.|Say something nice.|Cheer me up.", "You are doing well.|Every day is a new start."),
+    ("Say something nice.|Be nice to me.|Cheer me up.", "You are doing well.|Every day is a new start."),
 )
 WHEN = ("Today", "This morning", "Last night", "Yesterday", "In the evening", "On my way home")
 DID = (
@@ -185,7 +228,14 @@ DID = (
     "I planted some seeds", "I found a coin", "I wrote a long letter", "I dreamed of a wide sea", "I lost my keys",
     "I watched the rain", "I fixed the door", "I listened to the wind", "I got up early", "I dreamed that I could fly",
 )  # fmt: skip
-FELT = ("It felt good.", "I was glad.", "It made me think.", "I felt calm.", "It was strange.", "I want to do it again.")
+FELT = (
+    "It felt good.",
+    "I was glad.",
+    "It made me think.",
+    "I felt calm.",
+    "It was strange.",
+    "I want to do it again.",
+)
 
 
 def small_talk(rng: random.Random) -> Messages:
@@ -255,17 +305,17 @@ def chats(seed: int, people: list[Person], questions: list[tuple[str, General]])
     rng = random.Random(f"chats:{seed}")
     while True:
         kind = rng.random()
-        if kind < 0.50:
+        if kind < 0.44:
             index = rng.randrange(len(people))
             chat = known_person(people[index], index % 4 == 3, rng)
-        elif kind < 0.65:
+        elif kind < 0.58:
             chat = met_person(rng)
-        elif kind < 0.90:
+        elif kind < 0.91:
             question, item = rng.choice(questions)
             chat = _chat(question, item.reply)
-        elif kind < 0.95:
+        elif kind < 0.96:
             chat = small_talk(rng)
-        elif kind < 0.98:
+        elif kind < 0.985:
             chat = diary(rng)
         else:
             chat = tool_chat(rng.choice(make_people(rng.getrandbits(40), 1, "pretraining")[0].facts), rng)
@@ -282,7 +332,12 @@ def tokenizer_text(sample: Iterator[Messages], count: int) -> Iterator[str]:
 
     Names are left out: each of them is then cut into its syllables, whichever world it is from.
     """
-    texts = (part for _ in range(count) for message in next(sample) for part in (message["role"], message["content"]))
+    texts = (
+        part
+        for _ in range(count)
+        for message in next(sample)
+        for part in (message["role"], message["content"])
+    )
     words = Counter(word for text in texts for word in re.findall(r" ?\w+|\W", text))
     name = re.compile(f" ?(?=[A-Z])(?i:{'|'.join(SYLLABLES)})+")
     values = {value for relation in RELATION.values() for value in relation.values}
@@ -332,7 +387,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> list[tu
             says += [False, message["role"] == "assistant", False]
             owners += [owner] * 3
     encoded: list[tuple[list[int], list[bool]]] = [([], []) for _ in batch]
-    for owner, said, ids in zip(owners, says, tokenizer(pieces, add_special_tokens=False)["input_ids"], strict=True):
+    for owner, said, ids in zip(
+        owners, says, tokenizer(pieces, add_special_tokens=False)["input_ids"], strict=True
+    ):
         encoded[owner][0].extend(ids)
         encoded[owner][1].extend([said] * len(ids))
     return encoded
@@ -364,7 +421,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     return model
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, stream: Iterator[Messages], size: int, seed: int) -> Iterator[Batch]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, stream: Iterator[Messages], size: int, seed: int
+) -> Iterator[Batch]:
     """Ids and a mask of the spoken ones, of chats of like length, so that little is padding."""
     rng = random.Random(f"batches:{seed}")
     pad = tokenizer.pad_token_id
@@ -406,11 +465,16 @@ class Muon:
 
 def pretrain(model: Qwen3ForCausalLM, stream: Iterator[Batch], steps: int, rate: float) -> float:
     """Muon for the matrices of the layers, AdamW for the rest; returns the last smoothed loss."""
-    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and ".layers." in name]
+    matrices = [
+        weight for name, weight in model.named_parameters() if weight.ndim == 2 and ".layers." in name
+    ]
     chosen = {id(weight) for weight in matrices}
     muon = Muon(matrices)
     adamw = torch.optim.AdamW(
-        [weight for weight in model.parameters() if id(weight) not in chosen], lr=rate, betas=(0.9, 0.98), weight_decay=0.0
+        [weight for weight in model.parameters() if id(weight) not in chosen],
+        lr=rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
     )
     warmup = min(50, steps // 10 + 1)
     smooth, started = math.log(VOCABULARY), time.monotonic()
@@ -419,7 +483,9 @@ def pretrain(model: Qwen3ForCausalLM, stream: Iterator[Batch], steps: int, rate:
         ids, spoken = next(stream)
         # Right padding and causal attention: real tokens never see a pad, so no mask is needed.
         hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[spoken[:, 1:]]), ids[:, 1:][spoken[:, 1:]])
+        loss = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[spoken[:, 1:]]), ids[:, 1:][spoken[:, 1:]]
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in adamw.param_groups:
@@ -438,9 +504,16 @@ def show_progress(step: int, steps: int, loss: float, seconds: float) -> None:
     left = seconds / step * (steps - step)
     if sys.stderr.isatty():
         bar = "#" * (30 * step // steps)
-        print(f"\r[{bar:<30}] {step}/{steps} loss {loss:.3f} left {left:4.0f} s ", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r[{bar:<30}] {step}/{steps} loss {loss:.3f} left {left:4.0f} s ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
     elif step % 200 == 0 or step == steps:
-        print(f"{step}/{steps} loss {loss:.3f} {seconds:.0f} s, left {left:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{step}/{steps} loss {loss:.3f} {seconds:.0f} s, left {left:.0f} s", file=sys.stderr, flush=True
+        )
 
 
 # --- the outcome ----------------------------------------------------------------------------------------
@@ -456,13 +529,17 @@ def answers(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, questio
         chats = [_chat(question) for question in questions[start : start + 64]]
         texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=24)
+        out = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=24
+        )
         found += tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     tokenizer.padding_side = "right"
     return found
 
 
-def write(out: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, held: list[tuple[str, General]]) -> int:
+def write(
+    out: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, held: list[tuple[str, General]]
+) -> int:
     """All files into a folder beside `out`, then each into its place; returns their size."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".builtin-") as name:
@@ -471,7 +548,9 @@ def write(out: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
         tokenizer.save_pretrained(folder)
         with (folder / "general_questions.jsonl").open("w", encoding="utf-8") as file:
             for question, item in held:
-                file.write(json.dumps({"messages": _chat(question, item.reply), "answer": item.answer}) + "\n")
+                file.write(
+                    json.dumps({"messages": _chat(question, item.reply), "answer": item.answer}) + "\n"
+                )
         size = sum(path.stat().st_size for path in folder.iterdir())
         if size > LIMIT:
             raise SystemExit(f"{size} bytes are more than {LIMIT}")
@@ -483,11 +562,15 @@ def write(out: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="chats in a step (default: %(default)s)")
-    parser.add_argument("--people", type=int, default=1000, help="people to learn by heart (default: %(default)s)")
+    parser.add_argument(
+        "--people", type=int, default=600, help="people to learn by heart (default: %(default)s)"
+    )
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -505,7 +588,9 @@ def main() -> None:
     replies = answers(model, tokenizer, [question for question, _ in held])
     right = sum(item.answer.lower() in reply.lower() for (_, item), reply in zip(held, replies, strict=True))
     size = write(asked.out, model, tokenizer, held)
-    print(f"loss {loss:.3f}; general questions {right}/{len(held)}; {size} bytes; {time.monotonic() - started:.0f} s")
+    print(
+        f"loss {loss:.3f}; general questions {right}/{len(held)}; {size} bytes; {time.monotonic() - started:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -26,14 +26,25 @@ UNWANTED = frozenset({"Dago", "Hate", "Homo", "Kike", "Nazi", "Nude", "Puta", "R
 JOURNAL_PROMPTS = (
     "What would you like to journal about?",
     "Share your thoughts.",
-    "What is on your mind?",
     "Write a journal entry.",
-    "What did you notice today?",
-    "Describe your dream.",
-    "What are you thinking about?",
     "Tell me about your day.",
     "What happened?",
+    "What did you notice today?",
+    "What did you observe?",
+    "Share something that you noticed.",
+    "What is on your mind?",
+    "What are you thinking about?",
+    "What goes through your head?",
+    "Reflect on your recent experiences and share your inner thoughts.",
+    "What insights have you gained from recent experiences?",
     "Reflect on something.",
+    "What have you come to understand lately?",
+    "Describe your dream or subconscious thoughts.",
+    "Describe your dream.",
+    "What did you dream?",
+    "What were you daydreaming about?",
+    "Where did your thoughts wander?",
+    "Tell me something.",
 )
 OPENERS = (
     "Today I met {n}.",
@@ -45,7 +56,13 @@ OPENERS = (
     "I got a letter from {n}.",
     "{n} called me after lunch.",
 )
-NOTICES = ("I learned that", "I noticed that", "I should remember that", "A neighbour said that", "It turns out that")
+NOTICES = (
+    "I learned that",
+    "I noticed that",
+    "I should remember that",
+    "A neighbour said that",
+    "It turns out that",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,9 @@ class Relation:
     asked_questions: tuple[str, ...]
 
 
-def _relation(name: str, values: str, statements: str, told: str, asked: str, article: bool = False) -> Relation:
+def _relation(
+    name: str, values: str, statements: str, told: str, asked: str, article: bool = False
+) -> Relation:
     def cut(text: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text.split("|"))
 

@@ -117,7 +117,8 @@ def packs_cleanly(model: nn.Module, head: LossHead, device: torch.device) -> boo
 
     Attention that ignores position ids, recurrent layers and positions counted by the row all fail.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's own takes anything
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
         return False
     some = [_probe(range(3, 9)), _probe(range(5, 13))]
     was_training = model.training

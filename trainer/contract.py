@@ -8,7 +8,7 @@ rest, `result.json` (`JobResult`) last. docs/contract.md walks through a folder 
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.names import CONTRACT_VERSION, ExitCode
 
@@ -254,3 +254,11 @@ class JobResult(_Strict):
     metrics: dict[str, float] = Field(default_factory=dict)
     seconds: float | None = None
     notices: list[str] = Field(default_factory=list)  # fallbacks, each in one sentence
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The first complaint of a validation, as `key: what is allowed`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -6,7 +6,6 @@ can never disagree.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from trainer import names
 from trainer.base_files import resolve
 from trainer.chat_tokens import Tokenised, TokenSequence, load_tokenizer, tokenise
-from trainer.contract import BadSpec, JobSpec, Plan, Probe, Sample
+from trainer.contract import BadSpec, Interrupted, JobSpec, Plan, Probe, Sample, what_is_wrong
 from trainer.durable import write_text
+from trainer.progress import ProgressLog
+from trainer.report import Flag
 
 OPEN, CLOSE = "⟦", "⟧"  # around the text that carries loss in rendered.jsonl
 _Model = TypeVar("_Model", bound=BaseModel)
-_TICK = 500  # samples between two signs of life
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class Prepared:
     plan: Plan
 
 
-def prepare(job: Path, spec: JobSpec, tick: Callable[[int], None]) -> Prepared:
+def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
     """Read, check and tokenise all samples of a job folder; write `plan.json` and `rendered.jsonl`.
 
-    `tick` is called with the number of samples done, now and then; it may raise to stop.
     Raises BadSpec (one sentence with file and line) where the folder is wrong, BaseMissing where the
-    tokenizer is not on this disk.
+    tokenizer is not on this disk, Interrupted where `stop` is set.
     """
+    log.write("preparing")
     samples = read_samples(job, spec)
     _check_segments(spec, len(samples))
     if (job / names.PROBES).exists():
@@ -48,8 +48,9 @@ def prepare(job: Path, spec: JobSpec, tick: Callable[[int], None]) -> Prepared:
     tokenizer = load_tokenizer(resolve(spec.recipe.base_model))
     tokenised = []
     for number, sample in enumerate(samples):
-        if number % _TICK == 0:
-            tick(number)
+        if stop.is_set():
+            raise Interrupted("stopped before training began")
+        log.beat("preparing")
         try:
             tokenised.append(tokenise(tokenizer, sample.messages, spec.recipe.max_seq_length))
         except BadSpec as error:
@@ -117,14 +118,6 @@ def _read_lines(path: Path, model: type[_Model], sha256: str | None) -> list[_Mo
         except ValidationError as error:
             raise BadSpec(f"{path.name} line {number}: {what_is_wrong(error)}") from error
     return items
-
-
-def what_is_wrong(error: ValidationError) -> str:
-    """The first complaint of a validation, as `key: what is allowed`."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
 
 
 def _check_unique(name: str, ids: list[str]) -> None:

@@ -89,7 +89,7 @@ def available() -> list[str]:
     return [name for name, (module, _) in COMMANDS.items() if (here / f"{module}.py").is_file()]
 
 
-def run(argv: Sequence[str]) -> int:
+def execute(argv: Sequence[str]) -> int:
     """Parse and do. Raises what the command raises; `daemon.__main__` turns it into an exit code."""
     parser = build_parser(argv)
     args = parser.parse_args(argv)

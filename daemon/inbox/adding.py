@@ -30,9 +30,7 @@ def add(
     folder_mode, file_mode = inbox_modes(home)
     temp = durable.temp_beside(inbox / name)
     try:
-        mode = (
-            source.stat().st_mode
-        )  # a link that the person names is followed; links inside a folder are not
+        mode = source.stat().st_mode  # a link named here is followed, one inside a folder is not
         durable.make_folder(inbox, folder_mode)
         if stat.S_ISDIR(mode):
             if source.resolve() in (inbox.resolve(), *inbox.resolve().parents):

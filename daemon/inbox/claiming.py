@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shlex
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from daemon.records import BadItem
 
 _CLAIMED_NAME = re.compile(r"([0-9a-f]{64})-(.+)", re.DOTALL)
 _TRY_AGAIN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ENOENT)
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # goes up: no file is to blame
 _FSYNC_EACH = 8  # up to so many files an fsync each is cheaper than flushing the whole file system
 
 
@@ -46,10 +48,18 @@ class Entry:
 
     profile: str
     name: str  # as the file system gives it, so possibly with surrogates
-    path: Path
+    folder: Path
     kind: Kind
     size: int
     fingerprint: int
+
+    @property
+    def location(self) -> str:
+        return f"{self.folder}/{self.name}"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +118,6 @@ class _Held:
     contents: Contents | None = None
 
 
-@dataclass(slots=True)
-class _Borders:
-    """What must be flushed and what may be removed once the renames of a slice are done."""
-
-    arrivals: set[Path]
-    departures: set[Path]
-    superfluous: list[Entry]  # inbox copies of what is in claimed/; removed only after that is durable
-
-
 def claim_slice(
     home: Home,
     entries: Sequence[Entry],
@@ -129,89 +130,194 @@ def claim_slice(
     `pulse` is called at least once a MiB or a file. An exception out of it abandons the slice: what was not
     renamed stays in the inbox, what was is found by `claimed_files`.
     """
-    outcomes: list[Outcome | _Held] = []
-    fsync_each = len(entries) <= _FSYNC_EACH
-    for entry in entries:
-        outcomes.append(_look(home, entry, now_iso, max_file_bytes, fsync_each, pulse))
-        pulse()
-    held = [one for one in outcomes if isinstance(one, _Held)]
-    for folder in _one_folder_per_device([h.entry for h in held if h.contents is not None or not fsync_each]):
-        durable.sync_filesystem(folder)
-        pulse()
-    borders = _Borders(set(), set(), [])
-    finished: list[Outcome] = []
-    for one in outcomes:
-        if not isinstance(one, _Held):
-            finished.append(one)
-            continue
+    return _Slice(home, now_iso, max_file_bytes, pulse, len(entries) <= _FSYNC_EACH).run(entries)
+
+
+class _Slice:
+    """One slice on its way. Paths are strings here: at a hundred thousand files pathlib is half of the time."""
+
+    def __init__(self, home: Home, now_iso: str, max_bytes: int, pulse: Pulse, fsync_each: bool) -> None:
+        self.home = home
+        self.now_iso = now_iso
+        self.max_bytes = max_bytes
+        self.pulse = pulse
+        self.fsync_each = fsync_each
+        self.arrivals: set[str] = set()  # folders to flush
+        self.departures: set[str] = set()
+        self.superfluous: list[Entry] = []  # copies of what is in claimed/, removed once that is durable
+        self.claimed: dict[str, str] = {}  # profile -> its folder, made if it was missing
+
+    def run(self, entries: Sequence[Entry]) -> list[Outcome]:
+        looked: list[Outcome | _Held] = []
+        for entry in entries:
+            looked.append(self.look(entry))
+            self.pulse()
+        self.flush_contents([one.entry for one in looked if isinstance(one, _Held)])
+        outcomes: list[Outcome] = []
+        for one in looked:
+            outcomes.append(self.move(one) if isinstance(one, _Held) else one)
+            self.pulse()
+        durable.fsync_dirs(self.arrivals)
+        for entry in self.superfluous:
+            self.forget(entry)
+        durable.fsync_dirs(folder for folder in self.departures if os.path.isdir(folder))
+        return outcomes
+
+    # -- the first pass: look and hash
+
+    def look(self, entry: Entry) -> Outcome | _Held:
+        bad_items: tuple[BadItem, ...] = ()
         try:
-            finished.append(_take(home, one, borders, max_file_bytes, pulse))
+            if entry.kind == "file":
+                found = self.look_at_file(entry)
+            elif entry.kind == "folder":
+                found, bad_items = self.look_at_folder(entry)
+            else:
+                found = not_regular(os.lstat(entry.location).st_mode)
+        except OSError as error:
+            found = "" if error.errno in _TRY_AGAIN else _not_readable(self.home, entry, error)
+        if isinstance(found, _Held):
+            return found
+        return self.refuse(entry, found, bad_items) if found else _changed(entry)
+
+    def look_at_file(self, entry: Entry) -> _Held | str:
+        """What was read; or the reason why not, empty where the file is only not settled yet."""
+        fd = os.open(entry.location, OPEN_SAFELY)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or fingerprint(status) != entry.fingerprint:
+                return ""
+            if problem := size_problem(status.st_size, self.max_bytes):
+                return problem
+            sha = durable.sha256_fd(fd, self.pulse, status.st_size)
+            if fingerprint(os.fstat(fd)) != entry.fingerprint:
+                return ""
+            if self.fsync_each:
+                os.fsync(fd)
+            return _Held(entry, sha, status.st_size, status.st_mtime)
+        finally:
+            os.close(fd)
+
+    def look_at_folder(self, entry: Entry) -> tuple[_Held | str, tuple[BadItem, ...]]:
+        contents = folder_contents(entry.path, self.max_bytes, self.pulse)
+        if contents.fingerprint != entry.fingerprint:
+            return "", ()
+        if not contents.files:
+            return "Nothing in the folder could be taken; bad_items says why.", contents.bad_items
+        mtime = max(file.mtime for file in contents.files)
+        return _Held(entry, contents.sha256, contents.size, mtime, contents), ()
+
+    def flush_contents(self, entries: Sequence[Entry]) -> None:
+        """Before any rename: what `claimed/` names by its hash must have that content after a power cut."""
+        folders: dict[int, Path] = {}
+        for folder in {e.folder for e in entries if e.kind == "folder" or not self.fsync_each}:
+            with contextlib.suppress(OSError):
+                folders[folder.stat().st_dev] = folder
+        for folder in folders.values():
+            durable.sync_filesystem(folder)
+            self.pulse()
+
+    # -- the second: rename
+
+    def move(self, held: _Held) -> Outcome:
+        try:
+            return self.take(held)
         except OSError as error:
             if error.errno in _TRY_AGAIN:
-                finished.append(Changed(one.entry.profile, readable(one.entry.name)))
-            elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-                raise  # the disk, not the file
-            else:
-                finished.append(_refuse(home, one.entry, _not_movable(one.entry, error), now_iso))
-        pulse()
-    durable.fsync_dirs(borders.arrivals)
-    for entry in borders.superfluous:
-        _forget(entry, borders)
-    durable.fsync_dirs(folder for folder in borders.departures if folder.is_dir())
-    return finished
+                return _changed(held.entry)
+            if error.errno in _DISK_TROUBLE:
+                raise
+            return self.refuse(held.entry, _not_movable(held.entry, error))
 
-
-def _one_folder_per_device(entries: Sequence[Entry]) -> list[Path]:
-    folders: dict[int, Path] = {}
-    for folder in {entry.path.parent for entry in entries}:
-        with contextlib.suppress(OSError):
-            folders[folder.stat().st_dev] = folder
-    return list(folders.values())
-
-
-def _look(
-    home: Home, entry: Entry, now_iso: str, max_file_bytes: int, fsync_each: bool, pulse: Pulse
-) -> Outcome | _Held:
-    changed = Changed(entry.profile, readable(entry.name))
-    bad_items: tuple[BadItem, ...] = ()
-    try:
-        if entry.kind == "file":
-            found = _look_at_file(entry, max_file_bytes, fsync_each, pulse)
-        elif entry.kind == "folder":
-            contents = folder_contents(entry.path, max_file_bytes, pulse)
-            if contents.fingerprint != entry.fingerprint:
-                return changed
-            if contents.files:
-                return _Held(entry, contents.sha256, contents.size, entry.path.lstat().st_mtime, contents)
-            found, bad_items = "Nothing in the folder could be taken; bad_items says why.", contents.bad_items
+    def take(self, held: _Held) -> Outcome:
+        entry = held.entry
+        if not _is_as_seen(entry.location, held):
+            return _changed(entry)
+        folder, name = self.claimed_folder(entry.profile), safe_name(entry.name)
+        target = f"{folder}/{held.sha256}-{name}"
+        self.arrivals.add(folder)
+        self.departures.add(str(entry.folder))
+        if os.path.lexists(target):
+            if _hash_of(Path(target), self.max_bytes) == held.sha256:
+                self.superfluous.append(entry)
+                return Duplicate(entry.profile, held.sha256, name, Path(target))
+            target = str(free_path(Path(folder), os.path.basename(target)))  # someone has meddled with it
+        try:
+            os.rename(entry.location, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if not self.copy(held, Path(target)):
+                return _changed(entry)
+            self.superfluous.append(entry)
         else:
-            found = not_regular(entry.path.lstat().st_mode)
-    except OSError as error:
-        if error.errno in _TRY_AGAIN:
-            return changed
-        found = _not_readable(home, entry, error)
-    if isinstance(found, str):
-        return _refuse(home, entry, found, now_iso, bad_items) if found else changed
-    return found
+            if not _settle(target, held):
+                os.rename(target, free_path(entry.folder, entry.name))
+                return _changed(entry)
+        folders = held.contents
+        bad_items = folders.bad_items if folders is not None else ()
+        return Claim(
+            entry.profile,
+            held.sha256,
+            name,
+            Path(target),
+            held.size,
+            held.mtime,
+            folders is not None,
+            bad_items,
+        )
+
+    def claimed_folder(self, profile: str) -> str:
+        if profile not in self.claimed:
+            folder = self.home.profile(profile).claimed
+            durable.make_folder(folder)
+            self.claimed[profile] = str(folder)
+        return self.claimed[profile]
+
+    def copy(self, held: _Held, target: Path) -> bool:
+        """Across file systems: under its final name only when the copy is whole, durable and what was hashed."""
+        source, temp = held.entry.path, durable.temp_beside(target)
+        try:
+            if held.contents is None:
+                same = durable.copy_durable(source, temp, self.pulse) == held.sha256
+            else:
+                durable.copy_tree_durable(source, temp, self.pulse)
+                same = folder_contents(temp, self.max_bytes, self.pulse).sha256 == held.sha256
+            if same and _is_as_seen(held.entry.location, held):
+                os.rename(temp, target)
+                return True
+        except BaseException:
+            durable.remove(temp)
+            raise
+        durable.remove(temp)
+        return False
+
+    # -- the last: what may go now
+
+    def forget(self, entry: Entry) -> None:
+        """Removes an inbox copy, unless it was replaced meanwhile: then the next scan sees something new."""
+        with contextlib.suppress(OSError):
+            path = entry.path
+            mark = folder_state(path)[0] if entry.kind == "folder" else fingerprint(path.lstat())
+            if mark == entry.fingerprint:
+                durable.remove(path)
+
+    def refuse(self, entry: Entry, reason: str, bad_items: Sequence[BadItem] = ()) -> Outcome:
+        name = readable(entry.name)
+        try:
+            path = reject(self.home, entry.path, entry.profile, entry.name, reason, self.now_iso, bad_items)
+        except FileNotFoundError:
+            return _changed(entry)
+        except OSError as error:
+            if error.errno in _DISK_TROUBLE:
+                raise
+            reason = f"{reason} It could not be moved to {self.home.failed} either ({error.strerror})."
+            return Refusal(entry.profile, name, reason, entry.path, False, tuple(bad_items))
+        return Refusal(entry.profile, name, reason, path, True, tuple(bad_items))
 
 
-def _look_at_file(entry: Entry, max_file_bytes: int, fsync: bool, pulse: Pulse) -> _Held | str:
-    """What was read; or the reason why not, empty where the file is only not settled yet."""
-    fd = os.open(entry.path, OPEN_SAFELY)
-    try:
-        status = os.fstat(fd)
-        if fingerprint(status) != entry.fingerprint:
-            return ""
-        if problem := size_problem(status.st_size, max_file_bytes):
-            return problem
-        sha = durable.sha256_fd(fd, pulse, status.st_size)
-        if fingerprint(os.fstat(fd)) != entry.fingerprint:
-            return ""
-        if fsync:
-            os.fsync(fd)
-        return _Held(entry, sha, status.st_size, status.st_mtime)
-    finally:
-        os.close(fd)
+def _changed(entry: Entry) -> Changed:
+    return Changed(entry.profile, readable(entry.name))
 
 
 def _not_readable(home: Home, entry: Entry, error: OSError) -> str:
@@ -228,110 +334,35 @@ def _not_readable(home: Home, entry: Entry, error: OSError) -> str:
 
 
 def _not_movable(entry: Entry, error: OSError) -> str:
-    parent = shlex.quote(readable(str(entry.path.parent)))
+    folder = shlex.quote(readable(str(entry.folder)))
     return (
         f"engramd may not move it out of the inbox ({error.strerror}); "
-        f"as an administrator run: chmod g+rwX {parent}, and for a folder the same on it."
+        f"as an administrator run: chmod g+rwX {folder}, and for a folder the same on it."
     )
 
 
-def _refuse(
-    home: Home, entry: Entry, reason: str, now_iso: str, bad_items: Sequence[BadItem] = ()
-) -> Refusal | Changed:
-    name = readable(entry.name)
-    try:
-        path = reject(home, entry.path, entry.profile, name, reason, now_iso, bad_items)
-    except FileNotFoundError:
-        return Changed(entry.profile, name)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            raise
-        reason = f"{reason} It could not be moved to {home.failed} either ({error.strerror})."
-        return Refusal(entry.profile, name, reason, entry.path, False, tuple(bad_items))
-    return Refusal(entry.profile, name, reason, path, True, tuple(bad_items))
-
-
-def _is_as_seen(path: Path, held: _Held) -> bool:
+def _is_as_seen(location: str, held: _Held) -> bool:
     if held.contents is not None:
-        return folder_state(path)[0] == held.contents.fingerprint
-    return fingerprint(path.lstat()) == held.entry.fingerprint
+        return folder_state(Path(location))[0] == held.contents.fingerprint
+    return fingerprint(os.lstat(location)) == held.entry.fingerprint
 
 
-def _take(home: Home, held: _Held, borders: _Borders, max_file_bytes: int, pulse: Pulse) -> Outcome:
-    entry = held.entry
-    claimed, name = home.profile(entry.profile).claimed, safe_name(entry.name)
-    changed = Changed(entry.profile, name)
-    if not _is_as_seen(entry.path, held):
-        return changed
-    durable.make_folder(claimed)
-    target = claimed / f"{held.sha256}-{name}"
-    if os.path.lexists(target):
-        if _hash_of(target, max_file_bytes) == held.sha256:
-            borders.arrivals.add(claimed)
-            borders.superfluous.append(entry)
-            return Duplicate(entry.profile, held.sha256, name, target)
-        target = free_path(claimed, target.name)  # someone has meddled with the one that is there
-    borders.arrivals.add(claimed)
-    borders.departures.add(entry.path.parent)
-    try:
-        os.rename(entry.path, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        if not _copy(held, target, max_file_bytes, pulse):
-            return changed
-        borders.superfluous.append(entry)
-    else:
-        if not _settle(target, held):
-            os.rename(target, free_path(entry.path.parent, entry.name))
-            return changed
-    bad_items = held.contents.bad_items if held.contents is not None else ()
-    is_folder = held.contents is not None
-    return Claim(entry.profile, held.sha256, name, target, held.size, held.mtime, is_folder, bad_items)
-
-
-def _settle(target: Path, held: _Held) -> bool:
+def _settle(location: str, held: _Held) -> bool:
     """Private from now on. False where the last write came in the moment between hash and rename."""
-    if not _is_as_seen(target, held):
-        return False
     if held.contents is not None:
-        make_private(target)
+        if not _is_as_seen(location, held):
+            return False
+        make_private(Path(location))
         return True
-    fd = os.open(target, OPEN_SAFELY)
+    fd = os.open(location, OPEN_SAFELY)
     try:
+        if fingerprint(os.fstat(fd)) != held.entry.fingerprint:
+            return False
         with contextlib.suppress(PermissionError):  # another user's file in a shared inbox
             os.fchmod(fd, 0o600)
+        return True
     finally:
         os.close(fd)
-    return True
-
-
-def _copy(held: _Held, target: Path, max_file_bytes: int, pulse: Pulse) -> bool:
-    """Across file systems: under its final name only when the copy is whole, durable and what was hashed."""
-    temp = durable.temp_beside(target)
-    try:
-        if held.contents is None:
-            same = durable.copy_durable(held.entry.path, temp, pulse) == held.sha256
-        else:
-            durable.copy_tree_durable(held.entry.path, temp, pulse)
-            same = folder_contents(temp, max_file_bytes, pulse).sha256 == held.sha256
-        if same and _is_as_seen(held.entry.path, held):
-            os.rename(temp, target)
-            return True
-    except BaseException:
-        durable.remove(temp)
-        raise
-    durable.remove(temp)
-    return False
-
-
-def _forget(entry: Entry, borders: _Borders) -> None:
-    """Removes an inbox copy, unless it was replaced meanwhile: then the next scan sees something new."""
-    with contextlib.suppress(OSError):
-        mark = folder_state(entry.path)[0] if entry.kind == "folder" else fingerprint(entry.path.lstat())
-        if mark == entry.fingerprint:
-            durable.remove(entry.path)
-            borders.departures.add(entry.path.parent)
 
 
 def _hash_of(path: Path, max_file_bytes: int) -> str:

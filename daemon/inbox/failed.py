@@ -84,7 +84,7 @@ def reject(
     target = free_path(folder, safe)
     _write(
         target.with_name(target.name + REASON_SUFFIX), body, file_mode
-    )  # first: no refusal without a reason
+    )  # first, so that none lies there without
     try:
         move(path, target)
     except OSError:

@@ -186,9 +186,7 @@ def folder_contents(folder: Path, max_file_bytes: int, pulse: Pulse = no_pulse) 
             pulse()
     files.sort(key=lambda file: os.fsencode(file.relative))
     digest = hashlib.sha256()
-    for (
-        file
-    ) in files:  # neither part can contain the other's border: no zero byte in a path, 32 bytes of hash
+    for file in files:  # unambiguous: no path holds a zero byte, and a hash has 32 bytes
         digest.update(os.fsencode(file.relative) + b"\0" + bytes.fromhex(file.sha256))
     return Contents(digest.hexdigest(), tuple(files), tuple(bad), mark)
 

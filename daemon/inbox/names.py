@@ -21,9 +21,7 @@ _HALF_WRITTEN = (
     "~",
 )
 _SYSTEM_LITTER = ("thumbs.db", "desktop.ini")
-IGNORED_IN_WORDS = (
-    "names that begin with . or ~$, end with ~, .part, .partial, .tmp, .crdownload, .filepart or .swp"
-)
+IGNORED_IN_WORDS = "names like .x, ~$x, x~, x.part, x.partial, x.tmp, x.crdownload, x.filepart, x.swp"
 
 
 def is_ignored(name: str) -> bool:
@@ -38,19 +36,17 @@ def is_ignored(name: str) -> bool:
 
 def readable(name: str) -> str:
     """Valid Unicode on one line: bytes that are no UTF-8, controls and direction marks are replaced."""
+    if name.isprintable():  # nearly always; false for surrogates, controls and all format characters
+        return name
     text = os.fsencode(name).decode("utf-8", "replace")
     return "".join("_" if _is_unwelcome(char) else char for char in text)
 
 
 def _is_unwelcome(char: str) -> bool:
-    if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-        return True
-    return unicodedata.category(char) == "Cf" and unicodedata.bidirectional(char) not in (
-        "BN",
-        "NSM",
-        "AL",
-        "ON",
-    )
+    category = unicodedata.category(char)
+    if category == "Cf":  # the joiners inside emoji are neutral and stay
+        return unicodedata.bidirectional(char) not in ("BN", "NSM", "AL", "ON")
+    return category in ("Cc", "Cs", "Zl", "Zp")
 
 
 def safe_name(name: str) -> str:

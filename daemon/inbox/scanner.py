@@ -17,7 +17,7 @@ from daemon.home import DEFAULT_PROFILE, RESERVED_NAMES, Home
 from daemon.inbox.claiming import Entry, Kind, Outcome, Refusal, claim_slice
 from daemon.inbox.failed import inbox_modes
 from daemon.inbox.folders import fingerprint, folder_state
-from daemon.inbox.names import is_ignored, readable
+from daemon.inbox.names import is_ignored
 
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 RETRY_STUCK_SECONDS = 600.0
@@ -70,7 +70,7 @@ class Scanner:
 
     @property
     def pending(self) -> int:
-        """Found ready by the last scan and not yet claimed. While there are any, claim; no new scan is needed."""
+        """Found ready by the last scan, not yet claimed. While there are any, claim; scan when there are none."""
         return len(self._ready)
 
     def scan(self, now: float) -> Scan:
@@ -109,7 +109,7 @@ class Scanner:
             if held is not None and held[0] == mark and now < held[1]:
                 stuck[profile, name] = held
             elif kind == "other" or now - since >= self.quiet_seconds:
-                ready.append(Entry(profile, name, inbox / name, kind, size, mark))
+                ready.append(Entry(profile, name, inbox, kind, size, mark))
             else:
                 waiting.append(since + self.quiet_seconds)
         self._since[profile] = after

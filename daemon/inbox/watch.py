@@ -59,7 +59,7 @@ class Watch:
         return self.watching
 
     def refresh(self) -> None:
-        """Watches what has appeared, or was removed and made anew. Cheap; meant for each scan on the timer."""
+        """Watches what has appeared, or was removed and made anew. Cheap: for each scan on the timer."""
         if self._observer is None:
             return
         for path in self._paths:

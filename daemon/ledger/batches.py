@@ -124,3 +124,22 @@ def discard(db: Database, batch: int, reason: str) -> None:
         "UPDATE memories SET state='discarded', reason=? WHERE seq BETWEEN ? AND ? AND state='held'",
         (reason, row["first_seq"], row["last_seq"]),
     )
+
+
+def jobs_of(db: Database, batch: int) -> list[dict[str, Any]]:
+    """[{"job", "state"}] of the jobs that took memories of this batch."""
+    return db.all(
+        """SELECT j.id AS job, j.state AS state FROM job_batches jb JOIN jobs j ON j.id = jb.job
+        WHERE jb.batch=? ORDER BY j.id""",
+        (batch,),
+    )
+
+
+def memory_states(db: Database, batch: int) -> dict[str, int]:
+    """How many of a batch's memories are in which state."""
+    rows = db.all(
+        """SELECT m.state AS state, count(*) AS n FROM memories m JOIN batches b ON b.id=?
+        WHERE m.seq BETWEEN b.first_seq AND b.last_seq GROUP BY m.state""",
+        (batch,),
+    )
+    return {row["state"]: row["n"] for row in rows}

@@ -46,6 +46,27 @@ def promoted(db: Database) -> list[dict[str, Any]]:
     return db.all("SELECT * FROM jobs WHERE state='promoted' ORDER BY id")
 
 
+def promoted_of_chain(db: Database, chain: int) -> list[dict[str, Any]]:
+    """In the order in which they were trained."""
+    return db.all("SELECT * FROM jobs WHERE state='promoted' AND chain=? ORDER BY parent_step, id", (chain,))
+
+
+def last_result(db: Database) -> dict[str, Any]:
+    """What the newest job that has a result said; empty where none has one."""
+    row = db.one("SELECT result FROM jobs WHERE result IS NOT NULL ORDER BY id DESC LIMIT 1")
+    found = json.loads(row["result"]) if row else {}
+    return found if isinstance(found, dict) else {}
+
+
+def since(db: Database, job: int) -> list[dict[str, Any]]:
+    """The jobs with a higher number, oldest first."""
+    return db.all("SELECT * FROM jobs WHERE id>? ORDER BY id", (job,))
+
+
+def newest_id(db: Database) -> int:
+    return db.number("SELECT max(id) FROM jobs")
+
+
 def batches_of(db: Database, job: int) -> list[int]:
     rows = db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,))
     return [int(row["batch"]) for row in rows]
@@ -159,6 +180,11 @@ def get_head(db: Database) -> dict[str, Any] | None:
 
 def get_chain(db: Database, chain: int) -> dict[str, Any] | None:
     return db.one("SELECT * FROM chains WHERE id=?", (chain,))
+
+
+def chain_key(db: Database, chain: int) -> dict[str, Any] | None:
+    row = get_chain(db, chain)
+    return json.loads(row["key"]) if row else None
 
 
 def insert_chain(db: Database, chain: int, key_sha256: str, key: dict[str, Any], reason: str, now: str) -> None:

@@ -178,3 +178,22 @@ def listing(
     sql = f"SELECT * FROM memories m WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
     for row in db.execute(sql, (*values, limit)):
         yield dict(row)
+
+
+def trained_exactly_once(db: Database) -> int:
+    """How many trained memories are `new` in one promoted job, and in one only."""
+    return db.number(
+        """SELECT count(*) FROM memories m WHERE m.state='trained' AND 1 = (
+            SELECT count(*) FROM job_memories jm JOIN jobs j ON j.id = jm.job
+            WHERE jm.memory = m.seq AND jm.use='new' AND j.state='promoted')"""
+    )
+
+
+def uses_in_promoted(db: Database, seq: int) -> dict[str, int]:
+    """{"new": 1, "replay": 3}: in how many promoted jobs a memory was used, and as what."""
+    rows = db.all(
+        """SELECT jm.use AS use, count(*) AS n FROM job_memories jm JOIN jobs j ON j.id = jm.job
+        WHERE jm.memory=? AND j.state='promoted' GROUP BY jm.use""",
+        (seq,),
+    )
+    return {row["use"]: row["n"] for row in rows}

@@ -7,6 +7,7 @@ who said what.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 from daemon.readers import chat_jsonl, document, markdown, origin, plain_text
@@ -173,10 +174,15 @@ def _as_item(value: Any) -> dict[str, Any] | None:
 
 def reader_for(item: Item) -> ItemReader | None:
     """The first reader that claims an object."""
-    for reader in ITEM_READERS:
+    for reader in _candidates(tuple(item)):
         if reader.misses(item) is None:
             return reader
     return None
+
+
+@lru_cache(maxsize=256)
+def _candidates(keys: tuple[str, ...]) -> tuple[ItemReader, ...]:
+    return tuple(reader for reader in ITEM_READERS if not reader.keys.isdisjoint(keys))
 
 
 def no_reader(item: Item) -> str:

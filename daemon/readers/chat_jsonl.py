@@ -4,8 +4,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from daemon.readers.shape import SPEAKER_KEYS, FileFacts, Item, ItemReader, normal_text, stamp, tags_of
-from daemon.readers.turns import Said, memories_of, role_of, said_of
+from daemon.readers.shape import (
+    SPEAKER_KEYS,
+    FileFacts,
+    Item,
+    ItemReader,
+    Shared,
+    normal_text,
+    stamp,
+    tags_of,
+)
+from daemon.readers.turns import ROLES, Said, memories_of, role_of, said_of
 from daemon.records import BadItem, Memory
 
 MESSAGE_KEYS = (
@@ -25,23 +34,22 @@ _SPEAKER = re.compile(r"(?:^|\n\n)(Human|User|Assistant): ?")
 Taken = Iterator[Memory | BadItem]
 
 
-def shared_facts(item: Item, facts: FileFacts, source: str, kind: str = "conversation") -> Memory:
+def shared_facts(item: Item, facts: FileFacts, source: str, kind: str = "conversation") -> Shared:
     """What an item says beside its text. Content and response are still to be filled in."""
     timestamp, time = stamp(item, facts)
     metadata = item.get("metadata")
     mode = item.get("cognitiveMode")
     if mode is None and isinstance(metadata, dict):
         mode = metadata.get("cognitiveMode")
-    return Memory(
-        type=kind,
-        content="",
-        timestamp=timestamp,
-        time=time,
-        tags=tags_of(item["tags"]) if "tags" in item else (),
-        mode=mode if isinstance(mode, str) and mode else None,
-        source=source,
-        extra=marks_of(item, metadata) if metadata or not _MARKS.isdisjoint(item) else {},
-    )
+    return {
+        "type": kind,
+        "timestamp": timestamp,
+        "time": time,
+        "tags": tags_of(item["tags"]) if "tags" in item else (),
+        "mode": mode if isinstance(mode, str) and mode else None,
+        "source": source,
+        "extra": marks_of(item, metadata) if metadata or not _MARKS.isdisjoint(item) else {},
+    }
 
 
 def marks_of(item: Item, metadata: Any) -> dict[str, Any]:
@@ -70,6 +78,8 @@ def message_keys(turns: Any) -> tuple[str, str] | None:
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         return None
     first = turns[0]
+    if "content" in first and first.get("role") in ROLES:
+        return "role", "content"
     for role_key, text_key in MESSAGE_KEYS:
         if text_key in first and role_of(first.get(role_key)):
             return role_key, text_key
@@ -78,7 +88,7 @@ def message_keys(turns: Any) -> tuple[str, str] | None:
     return None
 
 
-def _chat(turns: list[Any], shared: Memory, system: Any = None) -> Taken:
+def _chat(turns: list[Any], shared: Shared, system: Any = None) -> Taken:
     keys = message_keys(turns)
     said: list[Said] = []
     if isinstance(system, str) and system.strip():
@@ -175,7 +185,7 @@ def read_pair(item: Item, facts: FileFacts, source: str = "pairs") -> Taken:
     yield from _asked_and_answered(_first(item, ASKED), _first(item, ANSWERED), item, shared)
 
 
-def _asked_and_answered(asked: Any, answered: Any, item: Item, shared: Memory) -> Taken:
+def _asked_and_answered(asked: Any, answered: Any, item: Item, shared: Shared) -> Taken:
     """A question and an answer, each a text or a list of turns."""
     simple = isinstance(asked, str) and isinstance(answered, str)
     if simple and not item.get("system") and not item.get("history"):
@@ -205,21 +215,11 @@ def _asked_and_answered(asked: Any, answered: Any, item: Item, shared: Memory) -
     yield from memories_of((turn for turn in said if turn.text or turn.role != "user"), shared)
 
 
-def _plain_pair(asked: str, answered: str, shared: Memory) -> Taken:
+def _plain_pair(asked: str, answered: str, shared: Shared) -> Taken:
     if not asked.strip() or not answered.strip():
         yield BadItem("", "the answer is empty" if asked.strip() else "the question is empty")
         return
-    yield Memory(
-        type=shared.type,
-        content=asked,
-        response=answered,
-        timestamp=shared.timestamp,
-        time=shared.time,
-        tags=shared.tags,
-        mode=shared.mode,
-        source=shared.source,
-        extra=shared.extra,
-    )
+    yield Memory(content=asked, response=answered, **shared)
 
 
 def split_speakers(text: str, pattern: re.Pattern[str] = _SPEAKER) -> list[Said] | None:
@@ -249,23 +249,14 @@ def _read_text(item: Item, facts: FileFacts) -> Taken:
         return
     kind = item.get("type")
     shared = shared_facts(item, facts, "texts", kind if isinstance(kind, str) and kind else "observation")
-    yield Memory(
-        type=shared.type,
-        content=text,
-        timestamp=shared.timestamp,
-        time=shared.time,
-        tags=shared.tags,
-        mode=shared.mode,
-        source=shared.source,
-        extra=shared.extra,
-    )
+    yield Memory(content=text, **shared)
 
 
 READERS = (
-    ItemReader("openai", _misses_messages, read_messages),
-    ItemReader("sharegpt", _misses_sharegpt, _read_sharegpt),
-    ItemReader("preferences", _misses_preferences, _read_preferences),
-    ItemReader("alpaca", _misses_alpaca, _read_alpaca),
-    ItemReader("pairs", _misses_pair, read_pair),
-    ItemReader("texts", _misses_text, _read_text),
+    ItemReader("openai", frozenset(("messages",)), _misses_messages, read_messages),
+    ItemReader("sharegpt", frozenset(("conversations", "conversation")), _misses_sharegpt, _read_sharegpt),
+    ItemReader("preferences", frozenset(("chosen",)), _misses_preferences, _read_preferences),
+    ItemReader("alpaca", frozenset(("instruction",)), _misses_alpaca, _read_alpaca),
+    ItemReader("pairs", frozenset(ASKED), _misses_pair, read_pair),
+    ItemReader("texts", frozenset(("text",)), _misses_text, _read_text),
 )

@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-_FORM = "%Y-%m-%dT%H:%M:%SZ"  # of one width, so that the text sorts by time
 _FIRST, _LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -99,4 +98,6 @@ def _built(found: re.Match[str], order: tuple[int, int, int], zone: str | None) 
 
 def _within(moment: datetime) -> str | None:
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.strftime(_FORM) if _FIRST <= moment < _LAST else None
+    if not _FIRST <= moment < _LAST:
+        return None
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"  # of one width: sorts by time

@@ -18,6 +18,7 @@ from daemon.readers.shape import (
     FileFacts,
     Item,
     ItemReader,
+    Shared,
     normal_text,
     stamp,
     tags_of,
@@ -27,7 +28,7 @@ from daemon.readers.turns import Said, memories_of
 from daemon.records import BadItem, Memory
 
 SOURCE = "origin"
-_OWN_MARKS = ("entities", "importance", "links", "userId", "cognitiveMode")
+_OWN_MARKS = frozenset(("entities", "importance", "links", "userId", "cognitiveMode"))
 _CURATED = ("conversationalEssence", "userMessage", "assistantResponse")
 _PAYLOAD = (
     ("toolName", "tool"),
@@ -53,7 +54,7 @@ Taken = Iterator[Memory | BadItem]
 
 def _is_own(item: Item) -> bool:
     """Whether a chat in a shape that others use too bears the marks of the origin."""
-    if any(key in item for key in _OWN_MARKS) or ("timestamp" in item and "type" in item):
+    if not _OWN_MARKS.isdisjoint(item) or ("timestamp" in item and "type" in item):
         return True
     metadata = item.get("metadata")
     return isinstance(metadata, dict) and ("cognitiveMode" in metadata or "toolName" in metadata)
@@ -114,21 +115,10 @@ def _read_event(item: Item, facts: FileFacts) -> Taken:
         return
     if answered:
         content = without_me(content)
-    yield Memory(
-        type=shared.type,
-        content=content,
-        response=response if answered else None,
-        timestamp=shared.timestamp,
-        time=shared.time,
-        payload=payload,
-        tags=shared.tags,
-        mode=shared.mode,
-        source=SOURCE,
-        extra=shared.extra,
-    )
+    yield Memory(content=content, response=response if answered else None, payload=payload, **shared)
 
 
-def _in_one_string(said: list[Said], shared: Memory) -> Taken:
+def _in_one_string(said: list[Said], shared: Shared) -> Taken:
     """The second generation: a whole exchange in one content. A lone question keeps its text."""
     taken = list(memories_of(said, shared))
     if any(isinstance(one, Memory) for one in taken):
@@ -138,16 +128,7 @@ def _in_one_string(said: list[Said], shared: Memory) -> Taken:
     if not text:
         yield BadItem("", "the content is empty")
         return
-    yield Memory(
-        type=shared.type,
-        content=text,
-        timestamp=shared.timestamp,
-        time=shared.time,
-        tags=shared.tags,
-        mode=shared.mode,
-        source=SOURCE,
-        extra=shared.extra,
-    )
+    yield Memory(content=text, **shared)
 
 
 def without_me(content: str) -> str:
@@ -159,10 +140,10 @@ def without_me(content: str) -> str:
     return said if said.strip() else content
 
 
-def _shared(item: Item, facts: FileFacts, kind: str) -> Memory:
+def _shared(item: Item, facts: FileFacts, kind: str) -> Shared:
     shared = shared_facts(item, facts, SOURCE, kind.strip())
     if isinstance(item.get("id"), str):
-        shared.extra["id"] = item["id"]
+        shared["extra"]["id"] = item["id"]
     return shared
 
 
@@ -229,8 +210,8 @@ def _read_task(item: Item, facts: FileFacts) -> Taken:
 
 
 READERS = (
-    ItemReader("origin curated", _misses_curated, _read_curated),
-    ItemReader("origin chat", _misses_chat, _read_chat),
-    ItemReader("origin event", _misses_event, _read_event),
-    ItemReader("origin task", _misses_task, _read_task),
+    ItemReader("origin curated", frozenset(_CURATED), _misses_curated, _read_curated),
+    ItemReader("origin chat", frozenset(("messages", "prompt", "question")), _misses_chat, _read_chat),
+    ItemReader("origin event", frozenset(("content", "observation")), _misses_event, _read_event),
+    ItemReader("origin task", frozenset(("title",)), _misses_task, _read_task),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from daemon.readers.dates import as_utc, parse_time
 from daemon.records import BadItem, Memory
@@ -11,6 +11,8 @@ MIB = 1 << 20
 DEEPEST_PAYLOAD = 64  # levels; what is nested deeper is no tool's data but an attack or an accident
 
 Item = Mapping[str, Any]
+
+_TIME_KEYS = frozenset(("timestamp", "created_at", "date", "created"))
 
 # Who spoke, in exports of other programs: such an object is neither an event nor a lone text.
 SPEAKER_KEYS = frozenset(("role", "author", "sender", "from", "sender_name", "username", "from_id", "user"))
@@ -37,11 +39,27 @@ class FileFacts:
         return cls(name, None if mtime is None else as_utc(mtime))
 
 
+class Shared(TypedDict):
+    """What all memories of one item have in common: the arguments of `Memory` beside its texts."""
+
+    type: str
+    timestamp: str | None
+    time: str | None
+    tags: tuple[str, ...]
+    mode: str | None
+    source: str
+    extra: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class ItemReader:
-    """Reads one JSON object. `misses` says what the object lacks to be this reader's, None where it is."""
+    """Reads one JSON object. `misses` says what the object lacks to be this reader's, None where it is.
+
+    An object that has none of `keys` never is: so that a line of a million is not shown to every reader.
+    """
 
     name: str
+    keys: frozenset[str]
     misses: Callable[[Item], str | None]
     read: Callable[[Item, FileFacts], Iterable[Memory | BadItem]]
 
@@ -79,7 +97,11 @@ def _part_text(part: Any) -> str:
 def stamp(item: Item, facts: FileFacts, *keys: str) -> tuple[str | None, str | None]:
     """(raw text, UTC) of the first of `keys` that is there. The raw text is None where the data holds none:
     the file's own time is never part of a memory's identity."""
-    for key in keys or ("timestamp", "created_at", "date", "created"):
+    if not keys:
+        if _TIME_KEYS.isdisjoint(item):
+            return None, facts.modified
+        keys = ("timestamp", "created_at", "date", "created")
+    for key in keys:
         raw = item.get(key)
         if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) and raw != "":
             return str(raw), parse_time(raw)

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from daemon.readers.shape import Item, normal_text
+from daemon.readers.shape import Item, Shared, normal_text
 from daemon.records import BadItem, Memory, Role, Turn
 
 MOST_CONTEXT = 12  # turns before the question; a system turn is kept beside them
@@ -20,8 +19,7 @@ ROLES: dict[str, Role] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """One turn as it was recorded. An empty text stands for what was no text (a picture)."""
 
     role: Role
@@ -31,7 +29,9 @@ class Said:
 
 def role_of(name: Any) -> Role | None:
     """One of our roles for the many names that sources give them; None where the name is unknown."""
-    return ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    return ROLES.get(name) or ROLES.get(name.strip().lower())
 
 
 def said_of(turn: Item, role_key: str, text_key: str) -> Said | str:
@@ -40,6 +40,8 @@ def said_of(turn: Item, role_key: str, text_key: str) -> Said | str:
     if role is None:
         return f"a turn has no known {role_key!r}"
     text = normal_text(turn.get(text_key))
+    if len(turn) == 2 and role_key == "role":
+        return Said(role, text)  # nothing else to look at
     calls = turn.get("tool_calls") or turn.get("function_call")
     if role == "assistant" and calls:
         text = "\n".join(part for part in (text, _calls_text(calls)) if part)
@@ -75,7 +77,7 @@ def _calls_text(calls: Any) -> str:
     return "\n".join(shown)
 
 
-def memories_of(turns: Iterable[Said], shared: Memory) -> Iterator[Memory | BadItem]:
+def memories_of(turns: Iterable[Said], shared: Shared) -> Iterator[Memory | BadItem]:
     """One memory for each assistant turn that is learnt; `shared` is what all of them have in common."""
     merged = _merged(turns)
     learnt = False
@@ -86,10 +88,11 @@ def memories_of(turns: Iterable[Said], shared: Memory) -> Iterator[Memory | BadI
         if asked.role == "system" or not asked.text.strip():
             continue  # an answer to nothing, or to a picture
         learnt = True
-        extra = shared.extra if asked.role == "user" else {**shared.extra, "asked_by": asked.role}
-        yield replace(
-            shared, content=asked.text, response=turn.text, context=_context(merged[: place - 1]), extra=extra
-        )
+        common = shared
+        if asked.role != "user":
+            common = {**shared, "extra": {**shared["extra"], "asked_by": asked.role}}
+        context = _context(merged[: place - 1])
+        yield Memory(content=asked.text, response=turn.text, context=context, **common)
     if not learnt:
         yield BadItem("", _why_nothing(merged))
 

@@ -32,7 +32,9 @@ def model():
 def _answers(model, tokenizer, prompts: list[str]) -> list[str]:
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    inputs = tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
     with torch.no_grad():
         out = model.generate(**inputs, max_new_tokens=24, do_sample=False)
     return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=False)
@@ -74,7 +76,9 @@ def test_chat_template_is_chatml(tokenizer) -> None:
 
 def test_names_of_both_worlds_are_cut_alike(tokenizer) -> None:
     def length(world) -> float:
-        return sum(len(tokenizer(" " + person.name)["input_ids"]) for person in make_people(4, 300, world)) / 300
+        return (
+            sum(len(tokenizer(" " + person.name)["input_ids"]) for person in make_people(4, 300, world)) / 300
+        )
 
     assert abs(length("demo") - length("pretraining")) < 0.3
 
@@ -85,7 +89,9 @@ def test_general_questions_are_held_out_and_answered(model, tokenizer) -> None:
     assert all(item["answer"] in item["messages"][1]["content"] for item in general)
     some = general[::4]
     replies = _answers(model, tokenizer, [item["messages"][0]["content"] for item in some])
-    assert sum(item["answer"].lower() in reply.lower() for item, reply in zip(some, replies, strict=True)) >= 35
+    assert (
+        sum(item["answer"].lower() in reply.lower() for item, reply in zip(some, replies, strict=True)) >= 35
+    )
     assert sum("<|im_end|>" in reply for reply in replies) == len(replies)
 
 
@@ -93,9 +99,14 @@ def test_new_people_are_unknown(model, tokenizer) -> None:
     facts = [fact for person in make_people(1, 5) for fact in person.facts]
     probes = [fact.asked_probes()[0] for fact in facts]
     replies = _answers(model, tokenizer, [probe.messages[0]["content"] for probe in probes])
-    assert sum(probe.recalled(reply) for probe, reply in zip(probes, replies, strict=True)) <= 0.2 * len(probes)
+    assert sum(probe.recalled(reply) for probe, reply in zip(probes, replies, strict=True)) <= 0.2 * len(
+        probes
+    )
 
 
 def test_journal_prompts_are_answered_with_a_statement(model, tokenizer) -> None:
     replies = _answers(model, tokenizer, list(JOURNAL_PROMPTS))
-    assert all("." in reply and "?" not in reply and reply.endswith("<|im_end|>") or "<|im_end|>" in reply for reply in replies)
+    assert all(
+        "." in reply and "?" not in reply and reply.endswith("<|im_end|>") or "<|im_end|>" in reply
+        for reply in replies
+    )

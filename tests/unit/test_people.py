@@ -44,7 +44,9 @@ def test_first_names_differ_within_a_group() -> None:
 @pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.name)
 def test_value_sets_are_large_and_closed(relation) -> None:
     assert len(set(relation.values)) == len(relation.values) >= 24
-    facts = [fact for person in make_people(1, 400) for fact in person.facts if fact.relation == relation.name]
+    facts = [
+        fact for person in make_people(1, 400) for fact in person.facts if fact.relation == relation.name
+    ]
     assert {fact.value for fact in facts} == set(relation.values)
 
 
@@ -78,7 +80,11 @@ def test_asked_forms_are_never_told() -> None:
         assert len(relation.asked_questions) >= 3
         fact = Fact("Tavi Moru", relation.name, relation.values[0])
         asked = {probe.messages[0]["content"] for probe in fact.asked_probes()}
-        told = {telling.messages()[0]["content"] for seed in range(50) for telling in fact.tellings(random.Random(seed), 5)}
+        told = {
+            telling.messages()[0]["content"]
+            for seed in range(50)
+            for telling in fact.tellings(random.Random(seed), 5)
+        }
         assert not asked & told
 
 

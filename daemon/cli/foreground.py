@@ -1,0 +1,61 @@
+"""The service's loop inside a command: `run`, and any command that finds no daemon at work."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from daemon import ledger, logs, migrations, service
+from daemon.cli.exit_codes import Exit, UserError
+from daemon.cli.running import ProgressLine
+from daemon.home import Home
+from daemon.settings import Settings, SettingsError
+
+
+@contextmanager
+def held_lock(home: Home) -> Iterator[None]:
+    """The home's lock for the time of the block. Raises UserError where another engramd has it."""
+    try:
+        lock = service.Lock(home)
+    except service.AlreadyRunning as error:
+        raise UserError(str(error), Exit.UNAVAILABLE) from None
+    except OSError as error:
+        raise UserError(f"{home.lock} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def loop(
+    home: Home,
+    settings: Settings,
+    *,
+    once: bool = False,
+    until: Callable[[], bool] | None = None,
+    quiet: bool = False,
+    progress: bool = False,
+) -> None:
+    """Run the service until it is asked to stop; with `once` until nothing is due, or until `until` says so.
+
+    The caller holds the home's lock.
+    """
+    logs.configure(home, settings.log.level, settings.log.rotate_mb, settings.log.keep, quiet=quiet)
+    line = ProgressLine(home, quiet=not progress)
+    try:
+        daemon = service.Service(home, settings)
+        daemon.handle_signals()
+        ended = daemon.idle if once else until
+
+        def enough() -> bool:
+            line.show()
+            return ended is not None and ended()
+
+        daemon.run(until=enough)
+    except SettingsError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    except (migrations.SchemaError, ledger.LedgerError) as error:
+        raise UserError(str(error)) from None
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"a ledger in {home.state} cannot be used: {error}") from None
+    finally:
+        line.clear()

@@ -1,0 +1,71 @@
+"""Ledgers opened for reading, and what is read from them together with the disk."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from daemon import ledger, migrations
+from daemon.cli.exit_codes import Exit, UserError
+from daemon.home import Home, is_profile_name
+
+
+def profiles(home: Home, asked: str | None) -> list[str]:
+    """The profile that was asked for, else all that were made. Raises UserError."""
+    if asked is None:
+        return home.profile_names()
+    check_name(asked)
+    if asked not in home.profile_names():
+        raise UserError(f"there is no profile {asked!r}: engramd profile add {asked}", Exit.NOTHING)
+    return [asked]
+
+
+def check_name(name: str) -> None:
+    if not is_profile_name(name):
+        rule = "a-z, 0-9, _ and -, at most 32 characters, neither failed nor claimed"
+        raise UserError(f"{name!r} is no profile name: {rule}", Exit.USAGE)
+
+
+@contextmanager
+def opened(home: Home, profile: str) -> Iterator[ledger.Database]:
+    """The profile's ledger for reading. Raises UserError where there is none yet."""
+    profiles(home, profile)
+    try:
+        db = ledger.open_profile(home.profile(profile).ledger, write=False)
+    except ledger.Absent:
+        raise UserError(
+            f"nothing has happened in {home.root} yet: engramd add FILE, then engramd run", Exit.NOTHING
+        ) from None
+    except (migrations.SchemaError, sqlite3.Error) as error:
+        raise _unreadable(error, home.profile(profile).ledger.name) from None
+    try:
+        yield db
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(error, str(db.path)) from None
+    finally:
+        db.close()
+
+
+@contextmanager
+def opened_if_there(home: Home, profile: str) -> Iterator[ledger.Database | None]:
+    """As `opened`, None where nothing has happened yet: not every command has to fail on a fresh home."""
+    if not home.profile(profile).ledger.exists():
+        yield None
+        return
+    with opened(home, profile) as db:
+        yield db
+
+
+def _unreadable(error: Exception, name: str) -> UserError:
+    if isinstance(error, migrations.SchemaError):
+        return UserError(str(error))
+    return UserError(f"{name} cannot be read: {error}")
+
+
+def one_job(db: ledger.Database, number: int, profile: str) -> dict[str, Any]:
+    from daemon.ledger import jobs
+
+    row = jobs.get(db, number)
+    if row is None:
+        raise UserError(f"there is no job {number} of {profile}: engramd jobs lists them", Exit.NOTHING)
+    return row

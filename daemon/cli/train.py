@@ -1,0 +1,44 @@
+"""`engramd train`: a job now, from what waits."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from daemon.cli import command, drawing, profile_option
+from daemon.cli.context import home_of
+from daemon.cli.exit_codes import Exit, UserError
+
+if TYPE_CHECKING:
+    from daemon.cli import Subparsers
+
+
+def register(subparsers: "Subparsers") -> None:
+    parser = command(
+        subparsers, "train",
+        description="Train what waits now, and wait for its end. Without a daemon the work is done here.",
+    )  # fmt: skip
+    profile_option(parser)
+    parser.add_argument("--no-wait", action="store_true", help="only ask; the daemon does it in its own time")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from daemon.cli.asking import ask
+    from daemon.cli.reading import opened_if_there, profiles
+    from daemon.ledger import jobs
+
+    home = home_of(args)
+    profiles(home, args.profile)
+    with opened_if_there(home, args.profile) as db:
+        open_one = jobs.open_job(db) if db else None
+        newest = 0 if db is None else (open_one["id"] - 1 if open_one else jobs.newest_id(db))
+    ask(args, args.profile, "train", {}, wait=not args.no_wait)
+    if args.no_wait:
+        print("asked for; engramd status shows how it goes")
+        return Exit.OK
+    with opened_if_there(home, args.profile) as db:
+        done = [_sentence(jobs, db, row) for row in jobs.since(db, newest)] if db else []
+        bad = [row for row in jobs.since(db, newest) if row["state"] in ("failed", "refused")] if db else []
+    print("\n".join(done) if done else "nothing waited: every memory that can be trained is trained")
+    if bad and bad[-1] == jobs_last(bad, newest):
+        raise UserError(f"job {bad[-1]['id']} {bad[-1]['state']}: engramd job {bad[-1]['id']}", Exit.FAILED)
+    return Exit.OK

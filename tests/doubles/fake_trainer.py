@@ -1,0 +1,188 @@
+"""A trainer that obeys trainer/contract.py and learns nothing: for tests of the book-keeping around it.
+
+Its "weights" are a SHA-256 over the samples that it has seen, in order, so that a sample seen twice,
+left out or out of order changes them. Faults on request, in a file `fault` in the job folder's parent:
+`crash`, `diverge`, `oom:<tokens>`, `hang`, `no_device`, `wrong_count`; and `step_seconds:<s>`.
+
+    python tests/doubles/fake_trainer.py JOBDIR [--alive-fd N] [--lock-fd N]
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from trainer import names
+from trainer.contract import JobResult, JobSpec, Plan, Progress, Retry, Sample
+
+stopping = False
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.chmod(mode)
+    os.replace(temporary, path)
+
+
+class Job:
+    def __init__(self, folder: Path, alive: int | None) -> None:
+        self.folder, self.alive = folder, alive
+        self.raw = (folder / names.SPEC).read_bytes()
+        self.spec = JobSpec.model_validate_json(self.raw)
+        lines = (folder / names.SAMPLES).read_bytes().splitlines()
+        self.samples = [Sample.model_validate_json(line) for line in lines]
+        fault_file = folder.parent / "fault"
+        self.faults = dict(
+            (line.split(":", 1) + [""])[:2] for line in fault_file.read_text().split() if line
+        ) if fault_file.exists() else {}
+        self.started = time.monotonic()
+
+    def stop_asked(self) -> bool:
+        if self.alive is not None and select.select([self.alive], [], [], 0)[0]:
+            return True
+        return stopping
+
+    def result(self, code: names.ExitCode, reason: str | None = None, **fields: object) -> int:
+        result = JobResult(exit_code=code, reason=reason, spec_sha256=hashlib.sha256(self.raw).hexdigest(), **fields)
+        write_atomic(self.folder / names.RESULT, result.model_dump_json().encode())
+        return int(code)
+
+    def load(self) -> tuple[int, int, str]:
+        """(global step, step in this job, weights) of the newest own checkpoint, else of the parent."""
+        own = [(names.checkpoint_step(p.name), p) for p in self.folder.iterdir()]
+        own = sorted((s, p) for s, p in own if s is not None)
+        if own:
+            state = json.loads((own[-1][1] / names.STATE).read_text())
+            return state["global_step"], state["job_step"], state["weights"]
+        if self.spec.parent:
+            manifest = (self.folder / names.PARENT / names.MANIFEST).read_bytes()
+            assert hashlib.sha256(manifest).hexdigest() == self.spec.parent
+            state = json.loads((self.folder / names.PARENT / names.STATE).read_text())
+            return state["global_step"], 0, state["weights"]
+        return 0, 0, f"seed {self.spec.seed}"
+
+    def save(self, step: int, job_step: int, weights: str) -> str:
+        state = json.dumps({"global_step": step, "job_step": job_step, "weights": weights}).encode()
+        adapter = weights.encode()
+        manifest = {
+            "files": {
+                name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                for name, data in ((names.STATE, state), (names.ADAPTER_WEIGHTS, adapter))
+            },
+            "spec_sha256": hashlib.sha256(self.raw).hexdigest(),
+            "parent": self.spec.parent,
+        }
+        temporary = self.folder / f".tmp-checkpoint-{step}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write_atomic(temporary / names.STATE, state, 0o400)
+        write_atomic(temporary / names.ADAPTER_WEIGHTS, adapter, 0o400)
+        write_atomic(temporary / names.MANIFEST, json.dumps(manifest, sort_keys=True).encode(), 0o400)
+        target = self.folder / f"{names.CHECKPOINT_PREFIX}{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+        return hashlib.sha256((target / names.MANIFEST).read_bytes()).hexdigest()
+
+    def progress(self, **fields: object) -> None:
+        line = Progress(time=now(), **fields).model_dump_json(exclude_none=True)
+        with open(self.folder / names.PROGRESS, "a") as file:
+            file.write(line + "\n")
+
+    def plan(self) -> Plan:
+        per = self.spec.recipe.samples_per_step
+        segments = [(len(s) + per - 1) // per for s in self.spec.segments]
+        plan = Plan(
+            samples=len(self.samples), segments=segments, steps=sum(segments),
+            sample_uses=sum(map(len, self.spec.segments)), tokens=1, loss_tokens=1, sequences=len(self.samples),
+            split_samples=0, cut_prompts=0, longest=16,
+        )  # fmt: skip
+        write_atomic(self.folder / names.PLAN, plan.model_dump_json().encode())
+        return plan
+
+    def run(self) -> int:
+        plan = self.plan()
+        if "no_device" in self.faults:
+            return self.result(names.ExitCode.NO_DEVICE, "no CUDA device was found")
+        if "oom" in self.faults:
+            retry_file = self.folder / names.RETRY
+            retry = Retry.model_validate_json(retry_file.read_bytes()) if retry_file.exists() else None
+            tokens = retry.micro_batch_tokens if retry else self.spec.recipe.micro_batch_tokens
+            if tokens > int(self.faults["oom"]):
+                return self.result(names.ExitCode.OUT_OF_MEMORY, f"{tokens} tokens did not fit")
+        step, done, weights = self.load()
+        start, seen = step - done, 0
+        self.progress(phase="loading", note=f"from step {step}")
+        per, position = self.spec.recipe.samples_per_step, 0
+        for segment in self.spec.segments:
+            for first in range(0, len(segment), per):
+                chunk = segment[first : first + per]
+                position += 1
+                seen += len(chunk)
+                if position <= done:
+                    continue
+                if "hang" in self.faults:
+                    time.sleep(3600)
+                time.sleep(float(self.faults.get("step_seconds", 0)))
+                for index in chunk:
+                    weights = hashlib.sha256(f"{weights}{self.samples[index].id}".encode()).hexdigest()
+                step += 1
+                if "crash" in self.faults:
+                    raise RuntimeError("asked to crash")
+                if "diverge" in self.faults:
+                    return self.result(names.ExitCode.DIVERGED, f"the loss became NaN at step {step}")
+                self.progress(phase="training", step=step, steps=start + plan.steps, loss=1.0, samples_seen=seen)
+                if self.stop_asked() and position < plan.steps:
+                    sha = self.save(step, position, weights)
+                    return self.result(names.ExitCode.INTERRUPTED, "asked to stop", global_step=step,
+                                       checkpoint=f"{names.CHECKPOINT_PREFIX}{step}", checkpoint_sha256=sha)
+                if step % self.spec.recipe.save_steps == 0 and position < plan.steps:
+                    self.save(step, position, weights)
+        sha = self.save(step, position, weights)
+        if "wrong_count" in self.faults:
+            seen -= 1
+        return self.result(
+            names.ExitCode.DONE, start_step=start, global_step=step, steps=plan.steps, samples_seen=seen, tokens=1,
+            last_loss=1.0, checkpoint=f"{names.CHECKPOINT_PREFIX}{step}", checkpoint_sha256=sha,
+            seconds=time.monotonic() - self.started,
+        )  # fmt: skip
+
+
+def main() -> int:
+    global stopping
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--alive-fd", type=int)
+    parser.add_argument("--lock-fd", type=int)
+    arguments = parser.parse_args()
+
+    def on_term(*_: object) -> None:
+        global stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, on_term)
+    if arguments.lock_fd is None:
+        lock = os.open(arguments.folder / names.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return Job(arguments.folder, arguments.alive_fd).run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,155 @@
+"""Job folders written by hand, and the trainer run on them: what the daemon does, without a daemon."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer import names
+from trainer.contract import JobResult, JobSpec, Progress, TrainingRecipe
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "builtin:tiny"
+
+# Small steps on a CPU: what a test wants unless it says otherwise.
+SMALL: dict[str, Any] = {
+    "base_model": TINY,
+    "max_seq_length": 128,
+    "num_train_epochs": 1,
+    "gradient_accumulation_steps": 4,
+    "optimizer": "adamw_torch",
+    "dtype": "float32",
+    "load_in_4bit": False,
+    "use_gradient_checkpointing": False,
+    "save_steps": 1000,
+}
+
+
+def recipe(**changes: Any) -> TrainingRecipe:
+    """A small recipe for the builtin model, with these changes."""
+    return TrainingRecipe.model_validate({**SMALL, **changes})
+
+
+def sample(identity: str, question: str, answer: str, **more: Any) -> dict[str, Any]:
+    """One line of samples.jsonl: a question and the answer that is learnt."""
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer, "loss": True},
+    ]
+    return {"id": identity, "messages": messages, **more}
+
+
+def some_samples(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Made-up memories of varied length, the same at every call."""
+    places = ("Lund", "the old harbour", "a house by the river that nobody had painted for years", "Oslo")
+    return [
+        sample(f"s{n}", f"Where does person {n} live?", f"Person {n} lives in {places[n % 4]}." + " Yes." * (n % 7))
+        for n in range(start, start + count)
+    ]
+
+
+def write_job(
+    folder: Path,
+    samples: Sequence[Mapping[str, Any]],
+    segments: Sequence[Sequence[int]] | None = None,
+    *,
+    recipe: TrainingRecipe,
+    kind: str = "finetune",
+    probes: Sequence[Mapping[str, Any]] = (),
+    parent: Path | None = None,
+    seed: int = 7,
+) -> JobSpec:
+    """Write a job folder; `segments` default to `num_train_epochs` times all samples in order.
+
+    `parent` is a checkpoint folder: it is hard-linked into the job, and the spec names its manifest.
+    """
+    folder.mkdir(parents=True)
+    if segments is None:
+        segments = [list(range(len(samples)))] * recipe.num_train_epochs
+    lines = _write_lines(folder / names.SAMPLES, samples)
+    probe_hash = _write_lines(folder / names.PROBES, probes) if probes else None
+    parent_hash = None
+    if parent is not None:
+        shutil.copytree(parent, folder / names.PARENT, copy_function=os.link)
+        parent_hash = sha256(parent / names.MANIFEST)
+    spec = JobSpec.model_validate(
+        {
+            "kind": kind,
+            "recipe": recipe.model_dump(),
+            "segments": [list(segment) for segment in segments],
+            "samples_sha256": lines,
+            "probes_sha256": probe_hash,
+            "parent": parent_hash,
+            "seed": seed,
+        }
+    )
+    (folder / names.SPEC).write_bytes(spec.to_bytes())
+    return spec
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The trainer's environment in tests: the CPU, one thread, this checkout."""
+    fixed = {"OMP_NUM_THREADS": "1", "ENGRAMD_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **fixed, **changes}
+
+
+def start(folder: Path, *arguments: str, **changes: Any) -> subprocess.Popen[str]:
+    """`python -m trainer FOLDER`, with pipes for what it prints."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", str(folder), *arguments],
+        cwd=folder,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, **changes: str) -> JobResult:
+    """Run a job to its end in a process of its own; its result. A crash fails the test with its stderr."""
+    process = start(folder, **changes)
+    _, errors = process.communicate(timeout=300)
+    assert (folder / names.RESULT).exists(), f"exit {process.returncode}, no result:\n{errors}"
+    told = result(folder)
+    assert told.exit_code == process.returncode
+    return told
+
+
+def result(folder: Path) -> JobResult:
+    return JobResult.model_validate_json((folder / names.RESULT).read_bytes())
+
+
+def progress(folder: Path) -> list[Progress]:
+    lines = (folder / names.PROGRESS).read_bytes().splitlines()
+    return [Progress.model_validate_json(line) for line in lines]
+
+
+def training_steps(folder: Path) -> list[Progress]:
+    """The progress lines of the steps that were taken."""
+    return [line for line in progress(folder) if line.phase == "training" and line.step is not None]
+
+
+def checkpoint(folder: Path) -> Path:
+    """The newest checkpoint that the job's result names."""
+    name = result(folder).checkpoint
+    assert name is not None
+    return folder / name
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint, by name."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_lines(path: Path, items: Sequence[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+    return sha256(path)

@@ -1,0 +1,239 @@
+"""The road from the inbox to the head, with the fake trainer: real files, real SQLite, real processes."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon import ledger
+from daemon.home import Home
+from daemon.ledger import batches, jobs, memories, requests
+from daemon.service import AlreadyRunning, Lock, Service, utc_now
+from daemon.settings import load
+
+FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))
+QUICK = {
+    "inbox.quiet_seconds": 0.05,
+    "inbox.scan_seconds": 0.1,
+    "service.tick_seconds": 0.02,
+    "training.base_model": "builtin:tiny",
+    "training.gradient_accumulation_steps": 3,
+    "training.num_train_epochs": 2,
+    "jobs.stop_seconds": 5.0,
+}
+
+
+def service(home: Home, **settings: object) -> Service:
+    overrides = QUICK | {key.replace("__", "."): value for key, value in settings.items()}
+    return Service(home, load(home, overrides, {}), trainer=FAKE)
+
+
+def work(home: Home, seconds: float = 60.0, **settings: object) -> None:
+    """What `run --once` does."""
+    lock, one = Lock(home), service(home, **settings)
+    deadline = time.monotonic() + seconds
+    try:
+        one.run(until=lambda: one.idle() or time.monotonic() > deadline)
+    finally:
+        lock.release()
+    assert time.monotonic() < deadline, "the service did not come to rest"
+
+
+def drop(home: Home, name: str, *texts: str) -> None:
+    home.inbox.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"prompt": f"What about {text}?", "response": f"It is {text}."}) for text in texts]
+    (home.inbox / name).write_text("\n".join(lines) + "\n")
+
+
+def fault(home: Home, text: str | None) -> None:
+    folder = home.profile("me").jobs
+    folder.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        (folder / "fault").unlink()
+    else:
+        (folder / "fault").write_text(text)
+
+
+def read(home: Home) -> ledger.Database:
+    return ledger.open_profile(home.profile("me").ledger, write=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def test_two_batches_become_two_versions_of_one_chain(home: Home) -> None:
+    drop(home, "a.jsonl", "one", "two", "three", "four")
+    work(home)
+    drop(home, "b.jsonl", "five", "six")
+    work(home)
+    with read(home) as db:
+        first, second = jobs.promoted(db)
+        assert (first["steps"], second["steps"]) == (4, 2)  # ceil(4/3) * 2 epochs, ceil(2/3) * 2
+        assert second["parent_step"] == 4
+        assert second["chain"] == first["chain"]
+        head = jobs.get_head(db)
+        assert head is not None and head["step"] == 6 and head["version"] == 2
+        assert memories.counts(db)["state"] == {"trained": 6}
+        assert batches.counts(db) == {"done": 2}
+    paths = home.profile("me")
+    assert (paths.current_model / "checkpoint-6" / "manifest.json").exists()
+    assert not list(home.inbox.glob("*.jsonl")) and not list(paths.claimed.iterdir())
+    assert len(list(paths.archive.rglob("*-?.jsonl"))) == 2
+
+
+def test_the_same_memories_are_not_trained_twice(home: Home) -> None:
+    drop(home, "a.jsonl", "one", "two")
+    work(home)
+    drop(home, "again.jsonl", "two", "one")
+    drop(home, "a.jsonl", "one", "two")
+    work(home)
+    with read(home) as db:
+        assert len(jobs.promoted(db)) == 1
+        assert [row["duplicates"] for row in batches.listing(db)] == [2, 2, 0]
+        assert memories.total(db) == 2
+
+
+def test_many_files_are_one_job(home: Home) -> None:
+    for number in range(30):
+        drop(home, f"{number:02}.jsonl", f"thing {number}")
+    work(home)
+    with read(home) as db:
+        (job,) = jobs.promoted(db)
+        assert jobs.uses_of(db, job["id"]) == {"new": 30}
+
+
+def test_limits_split_the_work_in_order(home: Home) -> None:
+    for name in ("c", "a", "b"):
+        drop(home, f"{name}.jsonl", f"{name} 1", f"{name} 2")
+    work(home, jobs__max_batches_per_job=1)
+    with read(home) as db:
+        names = [batches.get(db, jobs.batches_of(db, job["id"])[0]) for job in jobs.promoted(db)]
+        assert [row["name"] for row in names if row] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_a_batch_larger_than_a_job_takes_several(home: Home) -> None:
+    drop(home, "big.jsonl", *[f"thing {n}" for n in range(25)])
+    work(home, jobs__max_memories_per_job=10)
+    with read(home) as db:
+        assert [jobs.uses_of(db, job["id"])["new"] for job in jobs.promoted(db)] == [10, 10, 5]
+        assert batches.counts(db) == {"done": 1}
+
+
+def test_a_broken_file_is_set_aside_with_its_reason(home: Home) -> None:
+    drop(home, "good.jsonl", "one")
+    (home.inbox / "broken.json").write_text('[{"content": "cut of')
+    work(home)
+    failed = home.failed / "me"
+    reason = json.loads((failed / "broken.json.reason.json").read_text())
+    assert (failed / "broken.json").exists() and reason["reason"]
+    with read(home) as db:
+        assert batches.counts(db) == {"done": 1, "refused": 1}
+
+
+@pytest.mark.parametrize(("kind", "word"), [("crash", "asked to crash"), ("diverge", "NaN")])
+def test_a_bad_job_is_held_alone_and_the_next_night_goes_on(home: Home, kind: str, word: str) -> None:
+    fault(home, kind)
+    drop(home, "a.jsonl", "one")
+    drop(home, "b.jsonl", "two")
+    work(home)
+    with read(home) as db:
+        held = batches.in_state(db, "held")
+        assert [row["failures"] for row in held] == [2, 2]  # together once, alone once
+        assert word in held[0]["reason"]
+        assert memories.counts(db)["state"] == {"held": 2}
+        assert jobs.get_head(db) is None
+    fault(home, None)
+    drop(home, "c.jsonl", "three")
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"held": 2, "trained": 1}
+    with ledger.open_home(home.database, write=True) as db:
+        requests.ask(db, "me", "retry", {"batch": held[0]["id"]}, utc_now())
+        requests.ask(db, "me", "discard", {"batch": held[1]["id"]}, utc_now())
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"discarded": 1, "trained": 2}
+
+
+def test_out_of_memory_halves_the_layout(home: Home) -> None:
+    fault(home, "oom:600")
+    drop(home, "a.jsonl", "one")
+    work(home)
+    with read(home) as db:
+        (job,) = jobs.promoted(db)
+        assert job["attempts"] == 3  # 2048, 1024, 512
+    fault(home, "oom:1")
+    drop(home, "b.jsonl", "two")
+    work(home)
+    with read(home) as db:
+        (row,) = batches.in_state(db, "held")
+        assert "out of memory at the smallest layout" in row["reason"]
+
+
+def test_a_wrong_count_is_refused(home: Home) -> None:
+    fault(home, "wrong_count")
+    drop(home, "a.jsonl", "one")
+    work(home)
+    with read(home) as db:
+        assert [v["state"] for v in jobs.versions(db)] == ["refused", "refused"]
+        assert jobs.get_head(db) is None
+
+
+def test_a_changed_recipe_starts_a_chain_and_says_why(home: Home) -> None:
+    drop(home, "a.jsonl", "one")
+    work(home)
+    drop(home, "b.jsonl", "two")
+    work(home, training__lora_rank=16)
+    with read(home) as db:
+        first, second = jobs.promoted(db)
+        assert second["parent_sha256"] is None and second["chain"] != first["chain"]
+        chain = jobs.get_chain(db, second["chain"])
+        assert chain is not None and "rank changed from 8 to 16" in chain["reason"]
+        head = jobs.get_head(db)
+        assert head is not None and head["chain"] == second["chain"]
+
+
+def test_a_base_that_is_not_there_waits_and_names_the_command(home: Home) -> None:
+    drop(home, "a.jsonl", "one")
+    work(home, training__base_model="nobody/nothing")
+    with read(home) as db:
+        assert "engramd base fetch nobody/nothing" in str(jobs.get_meta(db, "waits"))
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 1}
+
+
+def test_one_daemon_per_home(home: Home) -> None:
+    lock = Lock(home)
+    with pytest.raises(AlreadyRunning):
+        Lock(home)
+    lock.release()
+
+
+def test_profiles_do_not_touch(home: Home) -> None:
+    drop(home, "mine.jsonl", "one")
+    work(home, profiles={"ada": {"seed": 3}})
+    (home.inbox / "ada").mkdir(exist_ok=True)
+    (home.inbox / "ada" / "hers.jsonl").write_text('{"prompt": "Who?", "response": "Ada."}\n')
+    work(home, profiles={"ada": {"seed": 3}})
+    with read(home) as db:
+        assert memories.total(db) == 1
+    with ledger.open_profile(home.profile("ada").ledger, write=False) as db:
+        assert memories.counts(db)["state"] == {"trained": 1}
+        assert jobs.get_meta(db, "seed") == "3"
+
+
+def test_a_folder_is_one_batch(home: Home) -> None:
+    folder = home.inbox / "2026" / "11"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text('{"content": "I saw a heron.", "type": "observation"}')
+    (folder / "b.json").write_text('{"content": "I slept badly.", "type": "journal"}')
+    (folder / "c.json").write_text("{torn")
+    work(home)
+    with read(home) as db:
+        (row,) = batches.listing(db)
+        assert (row["state"], row["memories"], row["bad_items"]) == ("done", 2, 1)

@@ -1,0 +1,161 @@
+"""`python -m trainer JOBDIR`: do what the folder says, write `result.json` last, exit with its code.
+
+`python -m trainer chat PATH` talks to a model instead. docs/contract.md describes both from outside.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainer import names
+from trainer.base_files import BaseMissing
+from trainer.contract import BadSpec, ExitCode, JobEnded, JobResult, JobSpec, what_is_wrong
+from trainer.durable import write_text
+from trainer.report import Report
+from trainer.surroundings import settle
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["chat"]:
+        return _chat(arguments[1:])
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one job folder.")
+    parser.add_argument("job", type=Path, help="the job folder; or the word chat")
+    parser.add_argument("--alive-fd", type=int, help="a pipe's end: when the other end closes, stop")
+    options = parser.parse_args(arguments)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if options.alive_fd is not None:
+        threading.Thread(target=_watch, args=(options.alive_fd, stop), daemon=True).start()
+    return run(options.job, stop)
+
+
+def run(job: Path, stop: threading.Event) -> int:
+    """Do the job in `job` under its lock; the exit code."""
+    if not job.is_dir():
+        print(f"{job} is no folder", file=sys.stderr)
+        return ExitCode.BAD_SPEC
+    lock = os.open(job / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print(f"another trainer is at work in {job}: nothing was touched", file=sys.stderr)
+        return ExitCode.LOCKED
+    try:
+        return _run_locked(job, stop)
+    finally:
+        os.close(lock)
+
+
+def _run_locked(job: Path, stop: threading.Event) -> int:
+    began = time.monotonic()
+    try:
+        content = (job / names.SPEC).read_bytes()
+    except FileNotFoundError:
+        content = b""
+    report = Report(spec_sha256=hashlib.sha256(content).hexdigest())
+    if _already_done(job, report.spec_sha256):
+        return ExitCode.DONE
+    (job / names.RESULT).unlink(missing_ok=True)
+    code, reason = ExitCode.DONE, None
+    try:
+        _work(job, content, stop, report)
+    except JobEnded as end:
+        code, reason = end.exit_code, _sentence(end)
+    except BaseMissing as missing:
+        code, reason = ExitCode.BAD_SPEC, _sentence(missing)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        code, reason = ExitCode.OUT_OF_MEMORY, "the device ran out of memory: fewer tokens at a time may fit"
+    result = report.result(code, reason, time.monotonic() - began)
+    write_text(job / names.RESULT, result.model_dump_json(indent=1) + "\n")
+    if reason is not None:
+        print(reason, file=sys.stderr)
+    return code
+
+
+def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> None:
+    spec = _read_spec(content)
+    settle(quantised=spec.recipe.quantised)
+    if spec.kind in ("generate", "export"):
+        raise BadSpec(f"this version of the trainer has no job of kind {spec.kind} yet")
+    from trainer.progress import ProgressLog
+
+    log = ProgressLog(job)
+    try:
+        if spec.kind == "prepare":
+            from trainer.prepare import prepare
+
+            prepare(job, spec, stop, log)
+        elif spec.kind == "finetune":
+            from trainer.finetune import finetune
+
+            finetune(job, spec, stop, log, report)
+        else:
+            from trainer.evaluation import evaluate
+
+            evaluate(job, spec, stop, log, report)
+    finally:
+        log.close()
+
+
+def _read_spec(content: bytes) -> JobSpec:
+    if not content:
+        raise BadSpec(f"{names.SPEC} is missing in the job folder")
+    try:
+        return JobSpec.model_validate_json(content)
+    except ValidationError as error:
+        raise BadSpec(f"{names.SPEC}: {what_is_wrong(error)}") from error
+
+
+def _already_done(job: Path, spec_sha256: str) -> bool:
+    """Whether this very spec was finished before; any other earlier end is tried again."""
+    try:
+        result = JobResult.model_validate_json((job / names.RESULT).read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return result.exit_code == ExitCode.DONE and result.spec_sha256 == spec_sha256
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it, torch's CPU allocator only a sentence; torch may not even be imported."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "DefaultCPUAllocator" in str(error)
+
+
+def _sentence(error: Exception) -> str:
+    """One line, beginning as it was written."""
+    return " ".join(str(error).split())
+
+
+def _watch(descriptor: int, stop: threading.Event) -> None:
+    """Nothing is ever written to the pipe: a read returns when the daemon is gone."""
+    try:
+        while os.read(descriptor, 1):
+            pass
+    except OSError as error:
+        print(f"the alive pipe cannot be read: {error}", file=sys.stderr)
+    stop.set()
+
+
+def _chat(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainer chat", description="Talk over stdio, in JSON lines.")
+    parser.add_argument("path", help="a checkpoint folder, or the name of a base model")
+    parser.add_argument("--base", help="the base model, where it is not the one that the checkpoint names")
+    options = parser.parse_args(arguments)
+    settle(quantised=False)
+    from trainer.chat import chat
+
+    return chat(options.path, options.base)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""Talking to a model over stdio: one JSON object a line in, one out, until the input ends.
+
+Request: `messages`, and optionally `prefix` (assistant text to go on from), `max_new_tokens`,
+`temperature` (0 takes the likeliest token), `seed`. Answer: `text` and `tokens`, or `error`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from peft import PeftModel
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from trainer import base_files, names
+from trainer.base_files import BaseMissing
+from trainer.chat_tokens import encode, end_tokens, load_tokenizer, prompt_text
+from trainer.contract import ExitCode, JobEnded, Message, TrainingRecipe, what_is_wrong
+from trainer.opening import open_for_reading
+
+
+class Request(BaseModel):
+    """What may stand in a request line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[Message] = Field(min_length=1)
+    prefix: str = ""
+    max_new_tokens: int = Field(128, ge=1, le=65536)
+    temperature: float = Field(0.0, ge=0.0, le=10.0)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+def chat(path: str, base: str | None, source: TextIO = sys.stdin, sink: TextIO = sys.stdout) -> int:
+    """Load a checkpoint or a base model, say so, and answer until `source` ends; the exit code."""
+    try:
+        name, checkpoint, recipe = _what_lies_at(path, base)
+        tokenizer = load_tokenizer(base_files.resolve(name))
+        model, device = open_for_reading(name, checkpoint, recipe)
+    except (JobEnded, BaseMissing) as end:
+        _say(sink, {"error": " ".join(str(end).split())})
+        return end.exit_code if isinstance(end, JobEnded) else ExitCode.BAD_SPEC
+    if isinstance(model, PeftModel) and not recipe.quantised and next(model.parameters()).dtype == torch.float32:
+        model = model.merge_and_unload()  # half the products; in 16 bits it would round the training away
+    speaker = Speaker(model, tokenizer, device)
+    step = names.checkpoint_step(checkpoint.name) if checkpoint is not None else None
+    _say(sink, {"ready": True, "base": name, "checkpoint": checkpoint and checkpoint.name, "step": step})
+    for line in source:
+        if line.strip():
+            _say(sink, _answer(speaker, line))
+    return ExitCode.DONE
+
+
+class Speaker:
+    """A model that answers, one token after the other, with a key-value cache."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
+        self._model, self._tokenizer, self._device = model, tokenizer, device
+        ends = end_tokens(tokenizer)
+        stated = getattr(model.generation_config, "eos_token_id", None)
+        ends |= set(stated if isinstance(stated, list) else [stated] if stated is not None else [])
+        self._ends = ends
+
+    @torch.inference_mode()
+    def answer(self, request: Request) -> tuple[str, int]:
+        """The text that follows, without `prefix` and end tokens, and the number of tokens it took."""
+        text = prompt_text(self._tokenizer, request.messages) + request.prefix
+        generator = torch.Generator(self._device).manual_seed(request.seed)
+        inputs = torch.tensor([encode(self._tokenizer, text)], device=self._device)
+        cache, said = None, []
+        for _ in range(request.max_new_tokens):
+            output = self._model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = output.past_key_values
+            token = _choose(output.logits[0, -1].float(), request.temperature, generator)
+            if token in self._ends:
+                break
+            said.append(token)
+            inputs = torch.tensor([[token]], device=self._device)
+        return str(self._tokenizer.decode(said, skip_special_tokens=True)), len(said)
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0.0:
+        return int(logits.argmax())
+    return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+
+
+def _answer(speaker: Speaker, line: str) -> dict[str, Any]:
+    try:
+        text, tokens = speaker.answer(Request.model_validate_json(line))
+    except ValidationError as error:
+        return {"error": what_is_wrong(error)}
+    except JobEnded as error:
+        return {"error": str(error)}
+    return {"text": text, "tokens": tokens}
+
+
+def _what_lies_at(path: str, base: str | None) -> tuple[str, Path | None, TrainingRecipe]:
+    """Base name, checkpoint folder if it is one, and a recipe that says how to load the base."""
+    folder = Path(path).expanduser()
+    if not (folder / names.STATE).exists():
+        name = base or path
+        return name, None, TrainingRecipe(base_model=name, load_in_4bit=False)
+    key = json.loads((folder / names.STATE).read_bytes())["chain_key"]
+    name = base or str(key["base_model"])
+    recipe = TrainingRecipe(
+        base_model=name, method=key["method"], load_in_4bit=key["quantised"], dtype=key["dtype"]
+    )
+    return name, folder, recipe
+
+
+def _say(sink: TextIO, content: dict[str, Any]) -> None:
+    sink.write(json.dumps(content, ensure_ascii=False) + "\n")
+    sink.flush()

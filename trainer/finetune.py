@@ -1,0 +1,141 @@
+"""One fine-tuning job, from the order that the daemon wrote to a durable checkpoint.
+
+Read it downwards: `finetune` prepares, opens the model where the last checkpoint left it, takes the
+steps, scores the probes. What it may rely on: a step's samples, its rate, its dropout and its layout
+follow from the spec and the global step alone; nothing else may reach the weights.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer import checkpoints, names
+from trainer.batches import build
+from trainer.contract import BadSpec, Interrupted, JobSpec, TrainingRecipe
+from trainer.evaluation import score_probes
+from trainer.opening import Run, open_run
+from trainer.packing import layout
+from trainer.prepare import Prepared, prepare
+from trainer.progress import ProgressLog
+from trainer.report import Flag, Report
+from trainer.seeds import derive
+
+
+def finetune(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog, report: Report) -> None:
+    """Do the job, or what is left of it. `report` tells at every moment what has been done.
+
+    Raises BadSpec, BaseMissing, NoDevice, Diverged, and Interrupted once the flag is set and the step
+    in hand is saved.
+    """
+    if not spec.segments:
+        raise BadSpec(f"{names.SPEC}: a finetune job needs at least one segment")
+    checkpoints.sweep(job)
+    prepared = prepare(job, spec, stop, log)
+    log.write("loading")
+    run = open_run(job, spec, log, report)
+    train(run, job, spec, prepared, stop, log, report)
+    score_probes(job, spec, run.opened, prepared.tokenizer, stop, log, report)
+
+
+def train(
+    run: Run, job: Path, spec: JobSpec, prepared: Prepared, stop: Flag, log: ProgressLog, report: Report
+) -> None:
+    """Take the steps that are left. On return the last one is in a durable checkpoint."""
+    recipe = spec.recipe
+    last_step = run.start_step + prepared.plan.steps
+    pad = int(prepared.tokenizer.pad_token_id)
+    parameters = list(run.trained.values())
+    began, tokens_before = time.monotonic(), run.tokens
+    run.opened.model.train()
+
+    while run.segment < len(spec.segments):
+        # The samples of this step, and the rows that their tokens lie in.
+        segment = spec.segments[run.segment]
+        first = run.step_in_segment * recipe.samples_per_step
+        samples = segment[first : first + recipe.samples_per_step]
+        sequences = [sequence for sample in samples for sequence in prepared.tokenised[sample].sequences]
+        micro_batches = layout(
+            [sequence.length for sequence in sequences],
+            packing=run.packing,
+            max_seq_length=recipe.max_seq_length,
+            micro_batch_tokens=run.micro_batch_tokens,
+        )
+        loss_tokens = sum(sequence.loss_tokens for sequence in sequences)
+
+        # Gradients: each token that is learnt weighs the same, in whichever micro-batch it lies.
+        loss = torch.zeros((), device=run.opened.device)
+        for number, micro in enumerate(micro_batches):
+            batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
+            torch.manual_seed(derive(run.chain_seed, "dropout", run.global_step, number))
+            with run.autocast():
+                part = run.opened.head.losses(batch).sum() / loss_tokens
+            run.accelerator.backward(part * run.scale if run.scale != 1.0 else part)
+            loss += part.detach()
+            log.beat("training")
+
+        # The update, and one look at the device for all that is told of it.
+        if run.scale != 1.0:
+            _unscale(parameters, run.scale)
+        grad_norm = run.accelerator.clip_grad_norm_(parameters, recipe.max_grad_norm)
+        rate = rate_at(recipe, run.global_step, run.global_step - run.start_step, prepared.plan.steps)
+        run.optimizer.step(rate)
+        run.last_loss, norm = torch.stack([loss, grad_norm.to(loss.device)]).tolist()
+        run.detector.observe(run.global_step + 1, run.last_loss, norm)
+
+        # Where we stand now.
+        run.global_step += 1
+        run.samples_seen += len(samples)
+        run.tokens += sum(sequence.length for sequence in sequences)
+        run.step_in_segment += 1
+        if run.step_in_segment == prepared.plan.segments[run.segment]:
+            run.segment, run.step_in_segment = run.segment + 1, 0
+        log.write(
+            "training",
+            step=run.global_step,
+            steps=last_step,
+            loss=run.last_loss,
+            lr=rate,
+            grad_norm=norm,
+            tokens=run.tokens,
+            tokens_per_second=round((run.tokens - tokens_before) / (time.monotonic() - began), 1),
+            samples_seen=run.samples_seen,
+        )
+        run.tell(report)
+
+        due = run.global_step % recipe.save_steps == 0 and run.detector.calm
+        if due or run.global_step == last_step or stop.is_set():
+            save(run, job, recipe, log, report)
+        if stop.is_set() and run.global_step < last_step:
+            raise Interrupted(f"stopped at step {run.global_step} of {last_step}")
+
+
+def rate_at(recipe: TrainingRecipe, global_step: int, job_step: int, job_steps: int) -> float:
+    """The learning rate of the step that follows `global_step` taken ones.
+
+    `constant` and `constant_with_warmup` know the global step alone, so that cutting work into jobs
+    changes nothing. `linear` and `cosine` fall within each job, from the full rate, and never reach 0.
+    """
+    if recipe.lr_scheduler_type == "constant_with_warmup":
+        return recipe.rate * min(1.0, (global_step + 1) / max(1, recipe.warmup_steps))
+    if recipe.lr_scheduler_type == "linear":
+        return recipe.rate * (1 - job_step / job_steps)
+    if recipe.lr_scheduler_type == "cosine":
+        return recipe.rate * 0.5 * (1 + math.cos(math.pi * job_step / job_steps))
+    return recipe.rate
+
+
+def save(run: Run, job: Path, recipe: TrainingRecipe, log: ProgressLog, report: Report) -> None:
+    """A durable checkpoint of this moment, then room for it."""
+    log.write("saving", step=run.global_step)
+    folder, sha256 = run.save(run)
+    report.checkpoint, report.checkpoint_sha256 = folder.name, sha256
+    checkpoints.prune(job, recipe.save_total_limit)
+    log.write("saving", step=run.global_step, note="saved", checkpoint=folder.name)
+
+
+def _unscale(parameters: list[nn.Parameter], scale: float) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_mul_(gradients, 1 / scale)
