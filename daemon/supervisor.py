@@ -33,9 +33,10 @@ class Locked(Exception):
 class Ended:
     """How the process ended. `signal` names the signal that killed it, where one did."""
 
-    code: int | None
-    signal: str | None
-    why_stopped: str | None  # "heartbeat" or "timeout" where the supervisor ended it
+    code: int | None = None
+    signal: str | None = None
+    asked: bool = False  # to stop, by the supervisor
+    why_asked: str | None = None  # "heartbeat" or "timeout" where its limits were the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Trainer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # what it may have left behind in its group
         name = signal.Signals(-code).name if code < 0 else None
-        return Ended(code if code >= 0 else None, name, self._why)
+        return Ended(code if code >= 0 else None, name, self._asked is not None, self._why)
 
     def stop(self, why: str | None = None) -> None:
         """Ask it to save and end. Asking twice is asking once."""

@@ -74,7 +74,7 @@ class Training:
         if self._wait_for_leftover(job):
             return False
         if job["state"] == "running":  # its daemon died: the outcome lies in the folder
-            self._settle(job, supervisor.Ended(None, None, None), now, orphan=True)
+            self._settle(job, supervisor.Ended(), now, orphan=True)
             return True
         return may_start and self._start(job, now)
 
@@ -296,9 +296,9 @@ class Training:
         elif result.exit_code == ExitCode.INTERRUPTED:
             why = {"heartbeat": "it gave no sign of life", "timeout": "it ran into the time limit"}
             with db.transaction():
-                jobs.pause(db, job["id"], why.get(ended.why_stopped or "", "interrupted"))
+                jobs.pause(db, job["id"], why.get(ended.why_asked or "", "interrupted"))
             log.info("job_interrupted", step=result.global_step)
-            if ended.why_stopped == "timeout":
+            if ended.why_asked == "timeout":
                 self._fail(jobs.get(db, job["id"]) or job, "it ran into jobs.timeout_hours", result, now)
         elif result.exit_code == ExitCode.OUT_OF_MEMORY:
             self._out_of_memory(job, result, now)
@@ -316,11 +316,12 @@ class Training:
         how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
         tail = jobdir.tail_log(self._folder(job)) if ended.signal is None and not orphan else ""
         reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
-        from_outside = ended.signal == "SIGKILL" and ended.why_stopped is None
+        stopped = orphan or (ended.asked and ended.why_asked is None)  # on our way out: no fault of the job's
+        from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
         with self._world.db.transaction():
             jobs.pause(
                 self._world.db, job["id"], reason,
-                crashed=not orphan and not from_outside, killed=not orphan and from_outside,
+                crashed=not stopped and not from_outside, killed=not stopped and from_outside,
             )  # fmt: skip
         self._log.warning("trainer_crashed", job=job["id"], reason=reason)
         after = jobs.get(self._world.db, job["id"]) or job

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.forked_trainer import ForkedTrainer
 from trainer import names
 from trainer.contract import JobResult, JobSpec, Progress, TrainingRecipe
 
@@ -98,26 +98,24 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **fixed, **changes}
 
 
-def start(folder: Path, *arguments: str, **changes: Any) -> subprocess.Popen[str]:
-    """`python -m trainer FOLDER`, with pipes for what it prints."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer", str(folder), *arguments],
-        cwd=folder,
-        env=environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(folder: Path, **changes: str) -> JobResult:
-    """Run a job to its end in a process of its own; its result. A crash fails the test with its stderr."""
-    process = start(folder, **changes)
-    _, errors = process.communicate(timeout=300)
-    assert (folder / names.RESULT).exists(), f"exit {process.returncode}, no result:\n{errors}"
+def run(folder: Path, **environment: str) -> JobResult:
+    """Run a job to its end; its result. A crash fails the test with what the trainer printed."""
+    process = ForkedTrainer(folder, environment=environment)
+    code = process.wait()
+    printed = (folder / names.LOG).read_text()
+    assert (folder / names.RESULT).exists(), f"exit {code}, no result:\n{printed}"
     told = result(folder)
-    assert told.exit_code == process.returncode
+    assert told.exit_code == code
     return told
+
+
+def wait_for_step(folder: Path, step: int, process: ForkedTrainer, seconds: float = 60) -> None:
+    """Wait until the job has told of this step; fails where its trainer ends before."""
+    deadline = time.monotonic() + seconds
+    while not any((line.step or 0) >= step for line in progress(folder) if line.phase == "training"):
+        assert process.poll() is None, f"the trainer ended before step {step}"
+        assert time.monotonic() < deadline, f"step {step} was not reached in time"
+        time.sleep(0.005)
 
 
 def result(folder: Path) -> JobResult:
@@ -125,7 +123,9 @@ def result(folder: Path) -> JobResult:
 
 
 def progress(folder: Path) -> list[Progress]:
-    lines = (folder / names.PROGRESS).read_bytes().splitlines()
+    """The whole lines of a job's progress so far."""
+    path = folder / names.PROGRESS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [Progress.model_validate_json(line) for line in lines]
 
 

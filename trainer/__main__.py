@@ -29,25 +29,27 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one job folder.")
     parser.add_argument("job", type=Path, help="the job folder; or the word chat")
     parser.add_argument("--alive-fd", type=int, help="a pipe's end: when the other end closes, stop")
+    parser.add_argument("--lock-fd", type=int, help="the folder's lock, taken by the daemon and handed down")
     options = parser.parse_args(arguments)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if options.alive_fd is not None:
         threading.Thread(target=_watch, args=(options.alive_fd, stop), daemon=True).start()
-    return run(options.job, stop)
+    return run(options.job, stop, options.lock_fd)
 
 
-def run(job: Path, stop: threading.Event) -> int:
-    """Do the job in `job` under its lock; the exit code."""
+def run(job: Path, stop: threading.Event, lock: int | None = None) -> int:
+    """Do the job in `job` under its lock, which may be held already; the exit code."""
     if not job.is_dir():
         print(f"{job} is no folder", file=sys.stderr)
         return ExitCode.BAD_SPEC
-    lock = os.open(job / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        print(f"another trainer is at work in {job}: nothing was touched", file=sys.stderr)
-        return ExitCode.LOCKED
+    if lock is None:
+        lock = os.open(job / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"another trainer is at work in {job}: nothing was touched", file=sys.stderr)
+            return ExitCode.LOCKED
     try:
         return _run_locked(job, stop)
     finally:

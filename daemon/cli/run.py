@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from daemon.cli import command
 from daemon.cli.context import home_of, settings_of
-from daemon.cli.exit_codes import Exit, UserError
+from daemon.cli.exit_codes import Exit
 
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
@@ -34,7 +34,3 @@ def _run(args: argparse.Namespace) -> int:
     with held_lock(home):
         loop(home, settings, once=args.once, quiet=args.quiet or line, progress=line)
     return Exit.OK
-
-
-def another_runs(home_root: object) -> UserError:
-    return UserError(f"another engramd runs on {home_root}", Exit.UNAVAILABLE)

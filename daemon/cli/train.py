@@ -24,7 +24,7 @@ def register(subparsers: "Subparsers") -> None:
 def _train(args: argparse.Namespace) -> int:
     from daemon.cli.asking import ask
     from daemon.cli.reading import opened_if_there, profiles
-    from daemon.ledger import jobs
+    from daemon.ledger import batches, jobs
 
     home = home_of(args)
     profiles(home, args.profile)
@@ -36,9 +36,25 @@ def _train(args: argparse.Namespace) -> int:
         print("asked for; engramd status shows how it goes")
         return Exit.OK
     with opened_if_there(home, args.profile) as db:
-        done = [_sentence(jobs, db, row) for row in jobs.since(db, newest)] if db else []
-        bad = [row for row in jobs.since(db, newest) if row["state"] in ("failed", "refused")] if db else []
-    print("\n".join(done) if done else "nothing waited: every memory that can be trained is trained")
-    if bad and bad[-1] == jobs_last(bad, newest):
-        raise UserError(f"job {bad[-1]['id']} {bad[-1]['state']}: engramd job {bad[-1]['id']}", Exit.FAILED)
+        rows = jobs.since(db, newest) if db else []
+        for row in rows:
+            print(_sentence(row, jobs.version_of_job(db, row["id"]) if db else None))
+        held = batches.in_state(db, "held") if db else []
+        ours = [row["id"] for row in held if {one["job"] for one in batches.jobs_of(db, row["id"])} & _ids(rows)]
+    if not rows:
+        print("nothing waited: every memory that can be trained is trained")
+    if ours:
+        which = ", ".join(map(str, ours))
+        raise UserError(f"held, and yours to decide: batch {which} (engramd status)", Exit.FAILED)
     return Exit.OK
+
+
+def _ids(rows: list[dict[str, Any]]) -> set[int]:
+    return {int(row["id"]) for row in rows}
+
+
+def _sentence(row: dict[str, Any], version: dict[str, Any] | None) -> str:
+    name = f", v{version['id']}" if version else ""
+    steps = f"{drawing.plural(row['steps'], 'step')} over {drawing.plural(row['samples'], 'sample')}"
+    why = f": {row['reason']}" if row["reason"] else ""
+    return f"job {row['id']} {row['state']}{name}; {steps}{why}"

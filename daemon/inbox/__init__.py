@@ -5,21 +5,12 @@ look, `reject` and `report_bad_items` write inbox/failed, `claimed_files` is wha
 """
 
 from daemon.inbox.adding import add, sweep_stale_adds
-from daemon.inbox.archiving import archive, archive_slice
-from daemon.inbox.claiming import (
-    Changed,
-    Claim,
-    Duplicate,
-    Entry,
-    Outcome,
-    Refusal,
-    claim_slice,
-    claimed_files,
-    split_claimed_name,
-)
+from daemon.inbox.claimed import archive, archive_slice, claimed_files, split_claimed_name
+from daemon.inbox.claiming import claim_slice
 from daemon.inbox.failed import reject, report_bad_items
 from daemon.inbox.folders import FolderFile, folder_contents, folder_files
 from daemon.inbox.names import is_ignored, safe_name
+from daemon.inbox.outcomes import Changed, Claim, Duplicate, Entry, Outcome, Refusal
 from daemon.inbox.scanner import Scan, Scanner, ensure_folders
 from daemon.inbox.watch import Watch
 

@@ -9,13 +9,11 @@ names that the next claim recognises as one.
 import contextlib
 import errno
 import os
-import re
 import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from daemon import durable
 from daemon.durable import OPEN_SAFELY, Pulse, no_pulse
@@ -31,80 +29,12 @@ from daemon.inbox.folders import (
     size_problem,
 )
 from daemon.inbox.names import free_path, readable, safe_name
+from daemon.inbox.outcomes import Changed, Claim, Duplicate, Entry, Outcome, Refusal
 from daemon.records import BadItem
 
-_CLAIMED_NAME = re.compile(r"([0-9a-f]{64})-(.+)", re.DOTALL)
 _TRY_AGAIN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ENOENT)
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # goes up: no file is to blame
 _FSYNC_EACH = 8  # up to so many files an fsync each is cheaper than flushing the whole file system
-
-
-Kind = Literal["file", "folder", "other"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Something in an inbox that the scan found ready."""
-
-    profile: str
-    name: str  # as the file system gives it, so possibly with surrogates
-    folder: Path
-    kind: Kind
-    size: int
-    fingerprint: int
-
-    @property
-    def location(self) -> str:
-        return f"{self.folder}/{self.name}"
-
-    @property
-    def path(self) -> Path:
-        return self.folder / self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Durable in `claimed/`; the inbox no longer has it."""
-
-    profile: str
-    sha256: str
-    name: str  # safe to show and to keep
-    path: Path
-    size: int
-    mtime: float
-    is_folder: bool
-    bad_items: tuple[BadItem, ...] = ()  # parts of a folder that no reader will see
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """The same content is claimed under this name already; the inbox copy is gone."""
-
-    profile: str
-    sha256: str
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    profile: str
-    name: str
-    reason: str
-    path: Path  # where it lies now
-    moved: bool  # False: even the move to inbox/failed was not allowed; it stays where it was
-    bad_items: tuple[BadItem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Written to, replaced or taken away since the scan; nothing was done with it."""
-
-    profile: str
-    name: str
-
-
-Outcome = Claim | Duplicate | Refusal | Changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +74,7 @@ class _Slice:
         self.fsync_each = fsync_each
         self.arrivals: set[str] = set()  # folders to flush
         self.departures: set[str] = set()
-        self.superfluous: list[Entry] = []  # copies of what is in claimed/, removed once that is durable
+        self.superfluous: set[Entry] = set()  # copies of what is in claimed/, removed once that is durable
         self.claimed: dict[str, str] = {}  # profile -> its folder, made if it was missing
 
     def run(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -158,8 +88,9 @@ class _Slice:
             outcomes.append(self.move(one) if isinstance(one, _Held) else one)
             self.pulse()
         durable.fsync_dirs(self.arrivals)
-        for entry in self.superfluous:
-            self.forget(entry)
+        for index, outcome in enumerate(outcomes):
+            if entries[index] in self.superfluous and isinstance(outcome, Claim | Duplicate):
+                outcomes[index] = self.forget(entries[index], outcome)
         durable.fsync_dirs(folder for folder in self.departures if os.path.isdir(folder))
         return outcomes
 
@@ -239,7 +170,7 @@ class _Slice:
         self.departures.add(str(entry.folder))
         if os.path.lexists(target):
             if _hash_of(Path(target), self.max_bytes) == held.sha256:
-                self.superfluous.append(entry)
+                self.superfluous.add(entry)
                 return Duplicate(entry.profile, held.sha256, name, Path(target))
             target = str(free_path(Path(folder), os.path.basename(target)))  # someone has meddled with it
         try:
@@ -249,7 +180,7 @@ class _Slice:
                 raise
             if not self.copy(held, Path(target)):
                 return _changed(entry)
-            self.superfluous.append(entry)
+            self.superfluous.add(entry)
         else:
             if not _settle(target, held):
                 os.rename(target, free_path(entry.folder, entry.name))
@@ -294,13 +225,25 @@ class _Slice:
 
     # -- the last: what may go now
 
-    def forget(self, entry: Entry) -> None:
-        """Removes an inbox copy, unless it was replaced meanwhile: then the next scan sees something new."""
-        with contextlib.suppress(OSError):
-            path = entry.path
+    def forget(self, entry: Entry, outcome: Claim | Duplicate) -> Outcome:
+        """Removes an inbox copy, unless it was replaced meanwhile: then the next scan sees something new.
+
+        What cannot be removed is not taken either: it would come again with every scan.
+        """
+        path = entry.path
+        try:
             mark = folder_state(path)[0] if entry.kind == "folder" else fingerprint(path.lstat())
             if mark == entry.fingerprint:
                 durable.remove(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if isinstance(outcome, Claim):
+                durable.remove(outcome.path)
+                durable.fsync_dir(outcome.path.parent)
+            reason = _not_movable(entry, error)
+            return Refusal(entry.profile, readable(entry.name), reason, path, False)
+        return outcome
 
     def refuse(self, entry: Entry, reason: str, bad_items: Sequence[BadItem] = ()) -> Outcome:
         name = readable(entry.name)
@@ -369,30 +312,3 @@ def _hash_of(path: Path, max_file_bytes: int) -> str:
     if path.is_dir() and not path.is_symlink():
         return folder_contents(path, max_file_bytes).sha256
     return durable.sha256_file(path)
-
-
-def split_claimed_name(name: str) -> tuple[str, str] | None:
-    """(sha256, name) out of `<sha256>-<name>`."""
-    match = _CLAIMED_NAME.fullmatch(name)
-    return (match[1], match[2]) if match else None
-
-
-def claimed_files(home: Home, profile: str) -> list[Claim]:
-    """What recovery finds: every claim, in name order. Removes the temporary files of a killed copy."""
-    folder = home.profile(profile).claimed
-    if not folder.is_dir():
-        return []
-    durable.remove_temps(folder)
-    claims: list[Claim] = []
-    with os.scandir(folder) as listing:
-        for item in listing:
-            parts = split_claimed_name(item.name)
-            if parts is None or item.is_symlink():
-                continue
-            status = item.stat(follow_symlinks=False)
-            is_folder = item.is_dir(follow_symlinks=False)
-            size = folder_state(Path(item.path))[2] if is_folder else status.st_size
-            claims.append(
-                Claim(profile, parts[0], parts[1], Path(item.path), size, status.st_mtime, is_folder)
-            )
-    return sorted(claims, key=lambda claim: (claim.name, claim.sha256))

@@ -38,15 +38,16 @@ def readable(name: str) -> str:
     """Valid Unicode on one line: bytes that are no UTF-8, controls and direction marks are replaced."""
     if name.isprintable():  # nearly always; false for surrogates, controls and all format characters
         return name
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join("_" if _is_unwelcome(char) else char for char in text)
+    return "".join(_welcome(char) for char in name)
 
 
-def _is_unwelcome(char: str) -> bool:
+def _welcome(char: str) -> str:
     category = unicodedata.category(char)
+    if category == "Cs":  # a byte that was no UTF-8
+        return "\N{REPLACEMENT CHARACTER}"
     if category == "Cf":  # the joiners inside emoji are neutral and stay
-        return unicodedata.bidirectional(char) not in ("BN", "NSM", "AL", "ON")
-    return category in ("Cc", "Cs", "Zl", "Zp")
+        return char if unicodedata.bidirectional(char) in ("BN", "NSM", "AL", "ON") else "_"
+    return "_" if category in ("Cc", "Zl", "Zp") else char
 
 
 def safe_name(name: str) -> str:

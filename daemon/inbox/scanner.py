@@ -14,10 +14,11 @@ from pathlib import Path
 
 from daemon.durable import Pulse, make_folder, no_pulse
 from daemon.home import DEFAULT_PROFILE, RESERVED_NAMES, Home
-from daemon.inbox.claiming import Entry, Kind, Outcome, Refusal, claim_slice
+from daemon.inbox.claiming import claim_slice
 from daemon.inbox.failed import inbox_modes
 from daemon.inbox.folders import fingerprint, folder_state
 from daemon.inbox.names import is_ignored
+from daemon.inbox.outcomes import Entry, Kind, Outcome, Refusal
 
 DEFAULT_MAX_FILE_BYTES = 1 << 30
 RETRY_STUCK_SECONDS = 600.0

@@ -14,7 +14,7 @@ from daemon.readers.shape import (
     stamp,
     tags_of,
 )
-from daemon.readers.turns import ROLES, Said, memories_of, role_of, said_of
+from daemon.readers.turns import Said, memories_of, role_of, said_of
 from daemon.records import BadItem, Memory
 
 MESSAGE_KEYS = (
@@ -78,7 +78,7 @@ def message_keys(turns: Any) -> tuple[str, str] | None:
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         return None
     first = turns[0]
-    if "content" in first and first.get("role") in ROLES:
+    if "content" in first and role_of(first.get("role")):
         return "role", "content"
     for role_key, text_key in MESSAGE_KEYS:
         if text_key in first and role_of(first.get(role_key)):

@@ -1,4 +1,4 @@
-"""From `claimed/` into `archive/YYYY-MM/`, once the ledger has what the file said."""
+"""What lies in `claimed/`, for recovery; and from there into `archive/YYYY-MM/`, once the ledger has it."""
 
 import os
 import re
@@ -7,8 +7,38 @@ from pathlib import Path
 
 from daemon import durable
 from daemon.home import Home
+from daemon.inbox.folders import folder_state
+from daemon.inbox.outcomes import Claim
 
+_CLAIMED_NAME = re.compile(r"([0-9a-f]{64})-(.+)", re.DOTALL)
 _MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
+
+
+def split_claimed_name(name: str) -> tuple[str, str] | None:
+    """(sha256, name) out of `<sha256>-<name>`."""
+    match = _CLAIMED_NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+def claimed_files(home: Home, profile: str) -> list[Claim]:
+    """What recovery finds: every claim, in name order. Removes the temporary files of a killed copy."""
+    folder = home.profile(profile).claimed
+    if not folder.is_dir():
+        return []
+    durable.remove_temps(folder)
+    claims: list[Claim] = []
+    with os.scandir(folder) as listing:
+        for item in listing:
+            parts = split_claimed_name(item.name)
+            if parts is None or item.is_symlink():
+                continue
+            status = item.stat(follow_symlinks=False)
+            is_folder = item.is_dir(follow_symlinks=False)
+            size = folder_state(Path(item.path))[2] if is_folder else status.st_size
+            claims.append(
+                Claim(profile, parts[0], parts[1], Path(item.path), size, status.st_mtime, is_folder)
+            )
+    return sorted(claims, key=lambda claim: (claim.name, claim.sha256))
 
 
 def archive_slice(home: Home, profile: str, claims: Sequence[Path], month: str) -> list[Path]:
