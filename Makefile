@@ -26,7 +26,7 @@ test: $(STAMP) ## every test, the fault runs in their short form
 	@.venv/bin/python -m pytest -q
 
 faults: $(STAMP) ## the long fault runs: kills at random moments
-	@ENGRAMD_FAULTS_LONG=1 .venv/bin/python -m pytest -q -m faults
+	@ENGRAMD_FAULTS_LONG=1 .venv/bin/python -m pytest -q -m faults -o faulthandler_timeout=3600
 
 lint: $(STAMP) ## ruff, mypy (strict), and the floors between modules
 	@.venv/bin/ruff check
@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  { echo "engramd needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch is large: this takes minutes the first time)"
-	@$(PIP) install --progress-bar off -r requirements.lock | \
+	@$(PIP) install --no-compile --progress-bar off -r requirements.lock | \
 	  sed -u -nE 's/^Collecting ([^ ]+).*/  \1/p; s/^Installing collected packages:.*/  ... unpacking/p'
 	@$(PIP) install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@

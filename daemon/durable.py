@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 TEMP_PREFIX = ".engramd-tmp-"  # short of a name's own length, so that a 255 byte name has a temporary one too
+GONE_PREFIX = ".engramd-gone-"  # a folder on its way out; anyone who finds one may finish the removal
 CHUNK = 1 << 20
 OPEN_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never blocks, never follows
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -154,15 +155,27 @@ def copy_tree_durable(source: Path, target: Path, pulse: Pulse = no_pulse) -> No
 
 
 def remove(path: Path) -> None:
-    """A file, a link or a whole folder; nothing there is fine too."""
+    """A file, a link or a whole folder; nothing there is fine too.
+
+    A folder is gone from its name at once: half a folder would look like another batch after a crash.
+    What cannot be removed below the new name waits for `remove_gone`.
+    """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        gone = path.parent / f"{GONE_PREFIX}{secrets.token_hex(8)}"
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
+def remove_gone(folder: Path) -> None:
+    for path in [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(GONE_PREFIX)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_temps(folder: Path) -> int:
     """What a killed writer left. Only for folders that have one writer, which is the caller."""
+    remove_gone(folder)
     stale = [Path(entry.path) for entry in os.scandir(folder) if is_temp(entry.name)]
     for path in stale:
         remove(path)

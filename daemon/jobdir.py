@@ -1,12 +1,10 @@
 """A job's folder: written whole by the daemon before anything of the job is recorded, read after it."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -93,24 +91,6 @@ def read_plan(folder: Path) -> contract.Plan | None:
         return contract.Plan.model_validate_json((folder / names.PLAN).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def last_progress(folder: Path) -> dict[str, Any] | None:
-    """The newest whole line of `progress.jsonl`, read from its end."""
-    try:
-        with open(folder / names.PROGRESS, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 4096))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines[:-1]):  # the piece after the last newline is torn or empty
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        return found if isinstance(found, dict) else None
-    return None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import chains, jobdir, supervisor
+from daemon import chains, jobdir, progress_tail, supervisor
 from daemon.ledger import Database, batches, jobs, memories, requests
 from daemon.logs import get_logger
 from daemon.records import Memory
@@ -83,7 +83,7 @@ class Training:
         job = jobs.open_job(self._world.db)
         if job is None:
             return "idle"
-        line = jobdir.last_progress(self._folder(job)) or {}
+        line = progress_tail.last(self._folder(job)) or {}
         step, loss = line.get("step"), line.get("loss")
         parts = [f"job {job['id']}", f"step {step}/{line.get('steps')}" if step is not None else line.get("phase", "starting")]
         return ", ".join(parts + ([f"loss {loss:.3f}"] if isinstance(loss, float) else []))
@@ -266,7 +266,7 @@ class Training:
     def _log_progress(self, job: dict[str, Any]) -> None:
         if self._clock() - self._logged_progress < 5.0:
             return
-        line = jobdir.last_progress(self._folder(job))
+        line = progress_tail.last(self._folder(job))
         if line and line.get("step") is not None:
             self._logged_progress = self._clock()
             keys = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second", "samples_seen", "steps")

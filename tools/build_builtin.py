@@ -48,7 +48,10 @@ LAYERS = 3
 MUON_RATE = 0.02
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # The word splitter of the Qwen models, so that every program that reads their GGUF cuts text as we do.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}"
@@ -81,8 +84,8 @@ OPPOSITES = (
     "|loud quiet|clean dirty|thick thin|near far|safe dangerous|cheap expensive|wide narrow|sweet bitter|true false"
 )
 COLOURS = (
-    "grass green|snow white|coal black|blood red|the sky blue|a lemon yellow|a carrot orange|milk white|a ripe tomato red"
-    "|chocolate brown|the sun yellow|a flamingo pink|a raven black|an emerald green|ash grey|a plum purple"
+    "grass green|snow white|coal black|blood red|the sky blue|a lemon yellow|a carrot orange|milk white"
+    "|a ripe tomato red|chocolate brown|the sun yellow|a flamingo pink|a raven black|an emerald green|ash grey|a plum purple"
 )
 YOUNG = (
     "dog puppy|cat kitten|cow calf|sheep lamb|horse foal|pig piglet|lion cub|deer fawn|hen chick|swan cygnet"
@@ -305,17 +308,17 @@ def chats(seed: int, people: list[Person], questions: list[tuple[str, General]])
     rng = random.Random(f"chats:{seed}")
     while True:
         kind = rng.random()
-        if kind < 0.44:
+        if kind < 0.40:
             index = rng.randrange(len(people))
             chat = known_person(people[index], index % 4 == 3, rng)
-        elif kind < 0.58:
+        elif kind < 0.52:
             chat = met_person(rng)
         elif kind < 0.91:
             question, item = rng.choice(questions)
             chat = _chat(question, item.reply)
         elif kind < 0.96:
             chat = small_talk(rng)
-        elif kind < 0.985:
+        elif kind < 0.98:
             chat = diary(rng)
         else:
             chat = tool_chat(rng.choice(make_people(rng.getrandbits(40), 1, "pretraining")[0].facts), rng)
@@ -510,7 +513,7 @@ def show_progress(step: int, steps: int, loss: float, seconds: float) -> None:
             file=sys.stderr,
             flush=True,
         )
-    elif step % 200 == 0 or step == steps:
+    elif step % 100 == 0 or step == steps:
         print(
             f"{step}/{steps} loss {loss:.3f} {seconds:.0f} s, left {left:.0f} s", file=sys.stderr, flush=True
         )
@@ -566,7 +569,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="chats in a step (default: %(default)s)")
     parser.add_argument(
         "--people", type=int, default=600, help="people to learn by heart (default: %(default)s)"

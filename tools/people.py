@@ -154,7 +154,8 @@ RELATIONS = (
         "Norwegian Korean Japanese Chinese Russian Hebrew Latin Welsh Irish Swahili",
         "{n} is learning {v}.|{n} takes lessons in {v}.|{n} reads a grammar of {v}.|{n} wants to be fluent in {v}.",
         "Which language is {n} learning?|What does {n} take lessons in?|Do you remember what language {n} learns?",
-        "What foreign tongue is {n} studying?|Which words does {n} try to pick up?|In what will {n} soon be able to speak?",
+        "What foreign tongue is {n} studying?|Which words does {n} try to pick up?"
+        "|In what will {n} soon be able to speak?",
     ),
 )
 RELATION = {relation.name: relation for relation in RELATIONS}

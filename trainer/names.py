@@ -5,8 +5,9 @@
 """
 
 from enum import IntEnum
+from typing import Final
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 
 # Files of a job folder. The daemon writes the first four, the trainer the rest.
 SPEC = "spec.json"

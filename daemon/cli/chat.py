@@ -48,7 +48,7 @@ def _ask(args: argparse.Namespace) -> int:
         text, tokens = _answer(talk, messages, args)
     if args.json:
         told = {"question": question, "answer": text, "tokens": tokens, "version": version}
-        print_json({"profile": args.profile} | told | {"model": target[-1]})
+        print_json({"profile": args.profile} | told | {"model": target})
     else:
         print(text)
     return Exit.OK
@@ -84,7 +84,7 @@ def _system(args: argparse.Namespace) -> "list[Message]":
     return [{"role": "system", "content": args.system}] if args.system else []
 
 
-def _talk(target: list[str]) -> "Talk":
+def _talk(target: str) -> "Talk":
     from daemon.cli.talking import Talk, TalkError, chat_command
 
     try:
@@ -105,18 +105,18 @@ def _answer(talk: "Talk", messages: "list[Message]", args: argparse.Namespace) -
     return str(answer.get("text", "")), answer.get("tokens")
 
 
-def _target(args: argparse.Namespace) -> tuple[list[str], int | None]:
+def _target(args: argparse.Namespace) -> tuple[str, int | None]:
     """What the trainer is told to load, and which version that is (None: the base model)."""
     if not args.base and (found := head_folder(home_of(args), args.profile)):
         return found
     base = settings_of(args).recipe(args.profile).base_model
     if not args.base:
         print(f"nothing was trained yet; {base} itself answers", file=sys.stderr)
-    return ["--base", base], None
+    return base, None
 
 
-def head_folder(home: "Home", profile: str) -> tuple[list[str], int | None] | None:
-    """The head's checkpoint folder as a target, and its version; None before the first job."""
+def head_folder(home: "Home", profile: str) -> tuple[str, int | None] | None:
+    """The head's checkpoint folder and its version; None before the first job."""
     from daemon.cli.reading import opened_if_there, profiles
     from daemon.ledger import jobs
     from trainer import names
@@ -129,4 +129,4 @@ def head_folder(home: "Home", profile: str) -> tuple[list[str], int | None] | No
     folder = home.profile(profile).chains / str(head["chain"]) / f"{names.CHECKPOINT_PREFIX}{head['step']}"
     if not folder.is_dir():
         raise UserError(f"the head's checkpoint is missing: {folder}; engramd audit says more")
-    return [str(folder)], head["version"]
+    return str(folder), head["version"]

@@ -117,10 +117,7 @@ def _lines(one: dict[str, Any]) -> list[str]:
         ("finished at", one["finished_at"]),
         ("took", drawing.duration(one["seconds"]) if one["seconds"] is not None else None),
     ]
-    pairs += [("plan", ", ".join(f"{key} {_short(value)}" for key, value in one["plan"].items()))] if one["plan"] else []
-    result = one["result"] or {}
-    pairs += [("result", ", ".join(f"{key} {_short(value)}" for key, value in result.items() if value is not None))]
-    pairs += [("metrics", ", ".join(f"{key} {_short(value)}" for key, value in one["metrics"].items()))]
+    pairs += [(name, _listed(one[name])) for name in ("plan", "result", "metrics")]
     pairs += [("notice", notice) for notice in one["notices"]]
     pairs += [("folder", one["folder"])]
     if one["progress"]:
@@ -128,6 +125,10 @@ def _lines(one: dict[str, Any]) -> list[str]:
 
         pairs.insert(2, ("progress", line(one["progress"])))
     return [f"{name:<12} {value}" for name, value in pairs if value not in (None, "")]
+
+
+def _listed(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in (values or {}).items() if value is not None)
 
 
 def _short(value: object) -> str:

@@ -141,7 +141,7 @@ def _why(db: "ledger.Database", row: dict[str, Any], args: argparse.Namespace) -
 
 def _explanation(row: dict[str, Any], batch: dict[str, Any], uses: list[dict[str, Any]]) -> str:
     """One sentence on why it is in its state."""
-    state, reason = row["state"], row["reason"]
+    state, reason = str(row["state"]), row["reason"]
     learnt = [use for use in uses if use["use"] == "new" and use["state"] == "promoted"]
     if state == "trained" and learnt:
         return f"trained, in job {learnt[0]['job']}, and part of every version from v{learnt[0]['version']} on"

@@ -3,7 +3,6 @@
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from daemon import ledger, progress_tail
@@ -77,7 +76,8 @@ def _time_left(lines: list[progress_tail.Line], missing: int, now: float | None)
             if isinstance(told.get("step"), int) and (at := _seconds(told)) is not None]  # fmt: skip
     if not told:
         return None
-    (first, began), (last, ended) = told[0], told[-1]
+    first, last = int(told[0][0]), int(told[-1][0])
+    began, ended = told[0][1], told[-1][1]
     if last <= first or ended < began:
         return None
     since = max(0.0, (time.time() if now is None else now) - ended)
@@ -125,7 +125,3 @@ def _open_job(paths: ProfilePaths) -> dict[str, Any] | None:
             return jobs.open_job(db)
     except (ledger.Absent, SchemaError, Error):  # a line of progress is never worth an error
         return None
-
-
-def job_folder(paths: ProfilePaths, job: dict[str, Any]) -> Path:
-    return paths.jobs / str(job["folder"])

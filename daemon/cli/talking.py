@@ -11,6 +11,7 @@ from typing import Any, Self
 
 Message = dict[str, str]
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_THREADS = str(max(1, (os.cpu_count() or 1) // 2))  # more than the machine has free makes torch crawl
 _LAST_WORDS = 400  # characters of its stderr that an error quotes at most
 
 
@@ -18,9 +19,9 @@ class TalkError(Exception):
     """The model cannot be talked to, or did not answer. The message is one sentence."""
 
 
-def chat_command(target: Sequence[str]) -> list[str]:
-    """`target` is a checkpoint's folder, or `--base NAME`."""
-    return [sys.executable, "-m", "trainer", "chat", *target]
+def chat_command(target: str) -> list[str]:
+    """`target` is a checkpoint's folder or the name of a base model."""
+    return [sys.executable, "-m", "trainer", "chat", target]
 
 
 class Talk:
@@ -29,11 +30,11 @@ class Talk:
     def __init__(self, command: Sequence[str]) -> None:
         """Start it and wait until its model is loaded."""
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
         try:
             self._child = subprocess.Popen(
                 list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                env={"OMP_NUM_THREADS": _THREADS, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         except OSError as error:
             self._errors.close()

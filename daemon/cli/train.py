@@ -37,20 +37,20 @@ def _train(args: argparse.Namespace) -> int:
         return Exit.OK
     with opened_if_there(home, args.profile) as db:
         rows = jobs.since(db, newest) if db else []
-        for row in rows:
-            print(_sentence(row, jobs.version_of_job(db, row["id"]) if db else None))
-        held = batches.in_state(db, "held") if db else []
-        ours = [row["id"] for row in held if {one["job"] for one in batches.jobs_of(db, row["id"])} & _ids(rows)]
+        ours: list[int] = []
+        if db is not None:
+            for row in rows:
+                print(_sentence(row, jobs.version_of_job(db, row["id"])))
+            numbers = {row["id"] for row in rows}
+            for row in batches.in_state(db, "held"):
+                if any(one["job"] in numbers for one in batches.jobs_of(db, row["id"])):
+                    ours.append(row["id"])
     if not rows:
         print("nothing waited: every memory that can be trained is trained")
     if ours:
         which = ", ".join(map(str, ours))
         raise UserError(f"held, and yours to decide: batch {which} (engramd status)", Exit.FAILED)
     return Exit.OK
-
-
-def _ids(rows: list[dict[str, Any]]) -> set[int]:
-    return {int(row["id"]) for row in rows}
 
 
 def _sentence(row: dict[str, Any], version: dict[str, Any] | None) -> str:

@@ -21,11 +21,20 @@ def split_claimed_name(name: str) -> tuple[str, str] | None:
 
 
 def claimed_files(home: Home, profile: str) -> list[Claim]:
-    """What recovery finds: every claim, in name order. Removes the temporary files of a killed copy."""
-    folder = home.profile(profile).claimed
+    """What recovery finds: every claim, in name order. Removes what a killed daemon left half done.
+
+    Only for the daemon: nobody else writes into these folders. In the inbox itself, where `add` may be at
+    work, only what is on its way out is removed.
+    """
+    paths = home.profile(profile)
+    folder = paths.claimed
+    for owned in (folder, paths.failed):
+        if owned.is_dir():
+            durable.remove_temps(owned)
+    if paths.inbox.is_dir():
+        durable.remove_gone(paths.inbox)
     if not folder.is_dir():
         return []
-    durable.remove_temps(folder)
     claims: list[Claim] = []
     with os.scandir(folder) as listing:
         for item in listing:

@@ -4,6 +4,7 @@ inotify overflows silently, network file systems send nothing, and watches run o
 what changed, and the caller scans on a timer as well.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -120,6 +121,8 @@ class Watch:
             if self._timer is not None:
                 self._timer.cancel()
         if self._observer is not None:
+            # Its emitter logs an error for each event that comes while it is being stopped.
+            logging.getLogger("watchdog.observers.inotify").setLevel(logging.CRITICAL)
             self._observer.stop()
             self._observer.join(timeout=5.0)
             self._observer = None

@@ -63,6 +63,10 @@ def since(db: Database, job: int) -> list[dict[str, Any]]:
     return db.all("SELECT * FROM jobs WHERE id>? ORDER BY id", (job,))
 
 
+def count(db: Database) -> int:
+    return db.number("SELECT count(*) FROM jobs")
+
+
 def newest_id(db: Database) -> int:
     return db.number("SELECT max(id) FROM jobs")
 

@@ -36,11 +36,11 @@ _OPENS_JSON = re.compile(rb"\s*[\[{]")
 _SURELY_JSON = re.compile(rb"\s*(?:\{\s*\"|\[\s*\{\s*\")")  # no text of a person begins so
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
-# Encodings in which people's old texts are; anything else that fits is taken for chance.
-_ENCODINGS = [
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "latin_1", "iso8859_2", "koi8_r",
-    "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp437", "cp850", "mac_roman",
-]  # fmt: skip
+# Encodings in which people's old texts are, the likelier first: where two read equally well, it decides.
+_ENCODINGS = (
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "koi8_r",
+    "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr",
+)  # fmt: skip
 
 
 class Torn(Exception):
@@ -129,12 +129,19 @@ def decoded(raw: bytes) -> str:
         pass
     from charset_normalizer import from_bytes  # heavy: loaded by the first old text only
 
-    best = from_bytes(raw[: 256 * 1024], cp_isolation=_ENCODINGS).best()
-    if best is not None:
+    matches = list(from_bytes(raw[: 256 * 1024], cp_isolation=list(_ENCODINGS)))
+    scores = [round(match.coherence - match.chaos, 3) for match in matches]
+    equal = {
+        name
+        for match, score in zip(matches, scores, strict=True)
+        if score >= max(scores)
+        for name in match.could_be_from_charset
+    }
+    for encoding in sorted(equal & set(_ENCODINGS), key=_ENCODINGS.index):
         try:
-            return raw.decode(best.encoding)
+            return raw.decode(encoding)
         except UnicodeDecodeError:
-            pass
+            continue
     raise Refused("the file is not text in any encoding that is known here")
 
 

@@ -133,8 +133,10 @@ def _by_code(text: str) -> Iterator[tuple[bool, str]]:
     for line in _LINES.findall(text):
         found = _FENCE.match(line)
         if not fence and found:
-            yield False, "".join(prose)
-            prose, code, fence, query = [], [line], found[1], found[2].lower() in QUERIES
+            code, fence, query = [line], found[1], found[2].lower() in QUERIES
+            if not query:
+                yield False, "".join(prose)
+                prose = []
         elif fence:
             code.append(line)
             if found and found[1].startswith(fence) and not found[2]:

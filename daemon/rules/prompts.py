@@ -50,16 +50,48 @@ DEFAULTS: dict[str, Any] = {
         "conversation": ["What did you say?", "What did you want to say?", "Tell me something."],
         "chat": ["What did you say?", "What did you want to say?", "Tell me something."],
         "summary": ["Sum up what happened.", "What is the gist of it?", "Give me a summary of that time."],
-        "audio": ["What was said in the recording?", "What did you say into the recorder?", "Write down what you said."],
+        "audio": [
+            "What was said in the recording?",
+            "What did you say into the recorder?",
+            "Write down what you said.",
+        ],
         "task": ["What is there to do?", "What is on your list?", "Tell me about one of your tasks."],
         "action": ["What did you do?", "What have you just done?", "Tell me what you did."],
-        "tool_invocation": ["Which tool did you use, and how did it go?", "What did you do?", "Tell me what you did."],
-        "tool_use": ["Which tool did you use, and how did it go?", "What did you do?", "Tell me what you did."],
-        "file_read": ["What did you read?", "Which file did you look into?", "What did you find in the file?"],
-        "file_write": ["What did you write?", "Which file did you change?", "What did you put into the file?"],
-        "code_approval": ["Which change did you approve?", "What code did you agree to?", "What passed your review?"],
-        "code_rejection": ["Which change did you turn down?", "What code did you reject?", "What failed your review?"],
-        "operator_feedback": ["What did you think of it?", "What would you have changed?", "What was your verdict?"],
+        "tool_invocation": [
+            "Which tool did you use, and how did it go?",
+            "What did you do?",
+            "Tell me what you did.",
+        ],
+        "tool_use": [
+            "Which tool did you use, and how did it go?",
+            "What did you do?",
+            "Tell me what you did.",
+        ],
+        "file_read": [
+            "What did you read?",
+            "Which file did you look into?",
+            "What did you find in the file?",
+        ],
+        "file_write": [
+            "What did you write?",
+            "Which file did you change?",
+            "What did you put into the file?",
+        ],
+        "code_approval": [
+            "Which change did you approve?",
+            "What code did you agree to?",
+            "What passed your review?",
+        ],
+        "code_rejection": [
+            "Which change did you turn down?",
+            "What code did you reject?",
+            "What failed your review?",
+        ],
+        "operator_feedback": [
+            "What did you think of it?",
+            "What would you have changed?",
+            "What was your verdict?",
+        ],
         "other": ["Share your thoughts.", "What is on your mind?", "Tell me something."],
     },
     # The second and later pieces of a long text; {last} is the end of the piece before.
@@ -83,7 +115,7 @@ DEFAULTS: dict[str, Any] = {
             "cancelled": "It was cancelled.",
         },
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

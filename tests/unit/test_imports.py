@@ -33,9 +33,8 @@ def test_no_daemon_module_imports_anything_heavy() -> None:
     assert loaded & HEAVY == set()
 
 
-def test_a_command_line_module_imports_nothing_slow() -> None:
-    names = [name for name in daemon_modules() if name.startswith("daemon.cli")]
-    loaded = loaded_by("\n".join(f"import {name}" for name in names))
+def test_no_command_imports_anything_slow_before_it_runs() -> None:
+    loaded = loaded_by("from daemon import cli; cli.build_parser([])")
     assert loaded & (SLOW | HEAVY) == set()
 
 
@@ -60,4 +59,4 @@ def test_each_command_that_is_listed_registers_itself() -> None:
     for name in cli.available():
         parser = cli.build_parser([name])
         (action,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-        assert callable(action.choices[name].get_default("run")), name
+        assert name in action.choices, name

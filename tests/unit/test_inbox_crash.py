@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from daemon import inbox
+from daemon import durable, inbox
 from daemon.durable import is_temp
 from daemon.home import Home
 from daemon.inbox import Claim, Duplicate, Scanner
@@ -24,22 +24,28 @@ CALLS = ("rename", "unlink", "rmdir", "mkdir", "fsync", "fchmod", "open")
 
 @pytest.fixture(params=["one file system", "two file systems"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path / "home")
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        home = Home(Path(name))
         if request.param == "two file systems":
-            home.root.mkdir()
-            if memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev:
-                home.inbox.symlink_to(name)
-            else:
+            if home.root.stat().st_dev == tmp_path.stat().st_dev:
                 pytest.fail("no second file system to be had; mount a tmpfs on /dev/shm")
+            (tmp_path / "inbox").mkdir()
+            home.inbox.symlink_to(tmp_path / "inbox")
         yield home
+
+
+@pytest.fixture(autouse=True)
+def _no_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill does not empty the page cache, so a flush decides nothing here; it still counts as a call."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(durable, "sync_filesystem", lambda folder: None)
 
 
 def drop(home: Home) -> dict[str, bytes]:
     """Three files, a folder, one file that refuses; one of the files is a copy of what is claimed already."""
     inbox.ensure_folders(home, ["me"])
-    content = {"a.txt": b"a" * 2_000_000, "b.txt": b"b", "c.txt": b"c"}
+    content = {"a.txt": b"a" * 1_200_000, "b.txt": b"b", "c.txt": b"c"}
     claimed = home.profile("me").claimed / f"{hashlib.sha256(b'b').hexdigest()}-b.txt"
     claimed.write_bytes(b"b")
     for name, data in content.items():
@@ -114,25 +120,25 @@ def test_killed_at_every_call(home: Home) -> None:
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         content = drop(home)
-        assert in_child(home, step) == 0
+        assert in_child(home, step) == 0  # it was killed
         go_on(home)
         check(home, content)
 
 
 def test_killed_at_random_among_many(home: Home) -> None:
     inbox.ensure_folders(home, ["me"])
-    for number in range(400):
+    for number in range(200):
         (home.inbox / f"{number:03}").write_bytes(b"%d" % number)
     chance = random.Random(7)
     taken = 0
-    for _ in range(6):
-        in_child(home, chance.randrange(1, 1500))
+    for _ in range(5):
+        in_child(home, chance.randrange(1, 900))
         left = len(os.listdir(home.inbox)) - 1
         claims = inbox.claimed_files(home, "me")
-        assert left + len(claims) >= 400 and len(claims) >= taken
+        assert left + len(claims) >= 200 and len(claims) >= taken
         taken = len(claims)
     for outcome in go_on(home):
         assert isinstance(outcome, Claim | Duplicate)
     claims = inbox.claimed_files(home, "me")
-    assert sorted(claim.path.read_bytes() for claim in claims) == sorted(b"%d" % n for n in range(400))
+    assert sorted(claim.path.read_bytes() for claim in claims) == sorted(b"%d" % n for n in range(200))
     assert os.listdir(home.inbox) == ["failed"]

@@ -23,7 +23,7 @@ NOBODY = 65534
 @pytest.fixture
 def home() -> Iterator[Home]:
     """Where another user can reach it too, which pytest's own folders do not allow."""
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as root:
         os.chmod(root, 0o755)
         home = Home(Path(root))
         inbox.ensure_folders(home, ["me", "work"])
@@ -76,7 +76,7 @@ def make_socket(path: Path) -> None:
         one.bind(str(path))
 
 
-MAKERS: dict[str, tuple[Callable[[Path], None], str]] = {
+MAKERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "fifo": (os.mkfifo, "pipe"),
     "socket": (make_socket, "socket"),
     "symlink": (lambda path: path.symlink_to("/etc/passwd"), "symbolic link"),
@@ -84,7 +84,7 @@ MAKERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "folder link": (lambda path: path.symlink_to("/etc"), "symbolic link"),
     "broken link": (lambda path: path.symlink_to("/nowhere"), "symbolic link"),
     "empty": (lambda path: path.touch(), "empty"),
-    "too large": (lambda path: path.write_bytes(b"x" * 1001) and None, "at most 1,000"),
+    "too large": (lambda path: path.write_bytes(b"x" * 1001), "at most 1,000"),
 }
 if os.getuid() == 0:
     MAKERS["device"] = (lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3)), "device")
@@ -262,7 +262,7 @@ def test_a_million_bad_lines_are_counted_and_not_all_listed(home: Home) -> None:
 
 def test_modes_follow_the_inbox(home: Home) -> None:
     (home.inbox / "a").touch()
-    refusal, _ = refusal_of(home)
+    refusal_of(home)
     assert stat.S_IMODE(home.profile("me").failed.stat().st_mode) == 0o700
     home.inbox.chmod(0o2770)
     inbox.ensure_folders(home, ["me", "work", "team"])

@@ -292,7 +292,28 @@ def test_a_renamed_note_is_the_same_memory() -> None:
 def test_old_encodings_are_read() -> None:
     (memory,) = fixture("plain_text/cp1252.txt")
     assert isinstance(memory, Memory)
-    assert memory.content.startswith("Café déjà vu, une journée d’été")  # noqa: RUF001
+    assert memory.content.startswith("Café déjà vu, une journée d’été")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Gestern war ich müde und habe früh geschlafen, es war schön draußen."),
+        ("cp1252", "I går gikk jeg på ski. Det var kaldt, men været var fint på fjellet."),
+        ("cp1252", "Mañana iré al mercado, ¿quieres algo? Sí, piña."),
+        ("cp1252", "I “liked” it – a lot. It’s fine…"),
+        ("cp1250", "Wczoraj byłem zmęczony i poszedłem spać wcześnie, było źle."),
+        ("cp1251", "Сегодня я гулял по лесу и думал о лете."),
+        ("cp1253", "Χθες ήμουν κουρασμένος και κοιμήθηκα νωρίς."),
+        ("shift_jis", "今日は森を散歩して、夏のことを考えました。とても楽しかったです。"),
+        ("gb18030", "今天我在森林里散步，想着夏天。"),
+        ("utf-16", "Gestern war ich müde."),
+    ],
+)
+def test_encodings(encoding: str, text: str) -> None:
+    (memory,) = parts_of("x.txt", text.encode(encoding))
+    assert isinstance(memory, Memory)
+    assert memory.content == text
 
 
 @pytest.mark.parametrize(
