@@ -14,7 +14,7 @@ def _send(message: str) -> bool:
         target = b"\0" + target[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.settimeout(1.0)  # a full queue must not hold up the work loop
+            channel.settimeout(0.2)  # a full queue must not hold up the work loop
             channel.sendto(message.encode(errors="replace"), target)
     except (OSError, ValueError):
         return False

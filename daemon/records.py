@@ -1,9 +1,10 @@
 """The nouns that pass between readers, rules, ledger and hands. Plain data, immutable."""
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import orjson
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -38,12 +39,11 @@ class Memory:
 
     @property
     def id(self) -> str:
-        """SHA-256 (hex) of type, timestamp, content, response, tool payload and, in chats, context."""
+        """SHA-256 (hex) of the compact JSON of type, timestamp, content, response, tool payload and, in chats, context."""
         parts: list[Any] = [self.type, self.timestamp, self.content, self.response, self.payload]
         if self.context:
             parts.append([[turn.role, turn.text] for turn in self.context])
-        text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

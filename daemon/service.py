@@ -148,7 +148,7 @@ class Service:
     def _claim(self, now: str) -> bool:
         """Look at the inbox where a look is due, and take what is stable, a slice at a time."""
         clock = self._clock()
-        if self._look or clock >= self._next_scan:
+        if not self._scanner.pending and (self._look or clock >= self._next_scan):
             self._look = False
             self._scan = self._scanner.scan(clock)
             self._watch.refresh()

@@ -39,9 +39,16 @@ def _child(arguments: list[str], folder: str, environment: dict[str, str]) -> No
 class ForkedTrainer:
     """`python -m trainer FOLDER ARGUMENTS`, as far as anyone outside can tell."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,  # a Python of its own: nf4 needs PEFT to be imported otherwise
+    ) -> None:
         wished = {"ENGRAMD_DEVICE": "cpu", **(environment or {})}
-        self._process = _CONTEXT.Process(target=_child, args=([str(folder), *arguments], str(folder), wished))
+        context = multiprocessing.get_context("spawn") if fresh else _CONTEXT
+        self._process = context.Process(target=_child, args=([str(folder), *arguments], str(folder), wished))
         self._process.start()
 
     @property

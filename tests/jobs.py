@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.forked_trainer import ForkedTrainer
 from trainer import names
@@ -92,6 +92,10 @@ def write_job(
     return spec
 
 
+class Pollable(Protocol):
+    def poll(self) -> int | None: ...
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The trainer's environment in tests: the CPU, one thread, this checkout."""
     fixed = {"OMP_NUM_THREADS": "1", "ENGRAMD_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
@@ -109,7 +113,7 @@ def run(folder: Path, **environment: str) -> JobResult:
     return told
 
 
-def wait_for_step(folder: Path, step: int, process: ForkedTrainer, seconds: float = 60) -> None:
+def wait_for_step(folder: Path, step: int, process: Pollable, seconds: float = 60) -> None:
     """Wait until the job has told of this step; fails where its trainer ends before."""
     deadline = time.monotonic() + seconds
     while not any((line.step or 0) >= step for line in progress(folder) if line.phase == "training"):

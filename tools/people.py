@@ -282,10 +282,9 @@ def make_people(seed: int, count: int, world: World = "demo") -> list[Person]:
     while len(people) < count:
         first, last = _word(rng, rng.choice((2, 2, 3))), _word(rng, 2)
         name = f"{first} {last}"
-        # A name that contains a value ("Lima") would count as an answer.
-        if any(value in name.lower() for value in values) or first in UNWANTED:
+        if world_of(first) != world or first in people or first in UNWANTED:
             continue
-        if world_of(first) != world or first in people:
+        if any(value in name.lower() for value in values):  # "Lima" would count as an answer
             continue
         facts = tuple(Fact(name, relation.name, rng.choice(relation.values)) for relation in RELATIONS)
         people[first] = Person(name, facts)

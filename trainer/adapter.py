@@ -1,11 +1,13 @@
 """The LoRA adapter: made, read, and taken apart into tensors with stable names."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,7 +36,49 @@ def add_adapter(model: PreTrainedModel, recipe: TrainingRecipe, chain_seed: int)
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
+    quicken(adapted, recipe.lora_dropout)
     return adapted
+
+
+def quicken(model: PeftModel, dropout: float) -> None:
+    """Give each adapted layer a forward pass that computes the same with a third less work on a CPU.
+
+    The scale is applied to the few columns between A and B instead of to the layer's output, the sum is
+    part of the last product, and dropout draws four values from each random number.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and isinstance(layer.lora_A["default"], nn.Linear):
+            drop = CheapDropout(dropout) if dropout > 0 else nn.Identity()
+            layer.lora_dropout["default"] = drop
+            layer.forward = partial(_adapted, layer, drop)  # type: ignore[method-assign]
+
+
+def _adapted(layer: Any, drop: nn.Module, x: Tensor) -> Tensor:
+    """The base layer's output plus scale * B A dropout(x), for x of shape [..., in]."""
+    base: Tensor = layer.base_layer(x)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    within = nn.functional.linear(drop(x.to(a.dtype)), a) * layer.scaling["default"]
+    flat = base.reshape(-1, base.shape[-1])
+    within = within.reshape(-1, within.shape[-1]).to(base.dtype)
+    return torch.addmm(flat, within, b.t().to(base.dtype)).reshape(base.shape)
+
+
+class CheapDropout(nn.Module):
+    """Dropout whose mask takes one 64-bit draw for four values; the share is exact to 1/65536."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+        self._threshold = round(share * 65536) - 32768
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self._share, training=True)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self._threshold
+        return x * (keep.to(x.dtype) * (1 / (1 - self._share)))
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:

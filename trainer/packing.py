@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Attention costs more per token in a long row; about this many tokens of width cost as much again as the rest.
-_WIDTH_PRICE = 1024
+_WIDTH_PRICE = 512
 _NARROWEST = 64
 
 

@@ -38,10 +38,17 @@ def _write_row(home: Home, profile: str, command: str, arguments: dict[str, Any]
     from daemon.ledger import requests
     from daemon.service import utc_now
 
-    try:
-        return requests.ask_beside(home.database, profile, command, arguments, utc_now())
-    except sqlite3.Error as error:
-        raise UserError(f"the request could not be written: {error}", Exit.TRY_AGAIN) from None
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while True:
+        try:
+            if home.database.exists():  # a connection would make an empty one where a daemon is only starting
+                return requests.ask_beside(home.database, profile, command, arguments, utc_now())
+            problem = f"{home.database} is not there yet"
+        except sqlite3.Error as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise UserError(f"the request could not be written: {problem}", Exit.TRY_AGAIN)
+        time.sleep(_POLL_SECONDS)
 
 
 def _do_it_here(
@@ -83,14 +90,14 @@ def _ended(db: Any, request: int) -> bool:
 
 def _await(home: Home, request: int) -> Answer:
     """Wait for the daemon's answer. Ctrl-C ends the waiting, not the work."""
-    from daemon import ledger
+    from daemon.cli.reading import opened_home
     from daemon.cli.running import ProgressLine
     from daemon.ledger import requests
 
     line = ProgressLine(home)
     alone_since: float | None = None
     try:
-        with ledger.open_home(home.database, write=False) as db:
+        with opened_home(home) as db:
             while True:
                 row = requests.get(db, request)
                 if row is None or row["state"] in _ENDED:

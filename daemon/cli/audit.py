@@ -46,8 +46,8 @@ def _audit(args: argparse.Namespace) -> int:
 def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
     from contextlib import ExitStack
 
-    from daemon import audit, ledger
-    from daemon.cli.reading import opened_if_there
+    from daemon import audit
+    from daemon.cli.reading import opened_home, opened_if_there
     from daemon.cli.running import ProgressLine
     from daemon.ledger import batches, jobs, memories
 
@@ -58,7 +58,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
         if db is None:
             return found
         stack.callback(line.clear)
-        home_db = stack.enter_context(ledger.open_home(home.database, write=False)) if home.database.exists() else None
+        home_db = stack.enter_context(opened_home(home)) if home.database.exists() else None
         one = audit.Audit(
             home.profile(name), db, home_db, _verify, _folder_sha256, runs, lambda text: line.say(f"{name}: {text}")
         )

@@ -18,19 +18,20 @@ _WANTED_WITH_BIN = (*_WANTED, "pytorch_model*.bin")
 
 
 def register(subparsers: "Subparsers") -> None:
-    parser = command(subparsers, "base")
+    parser = command(subparsers, "base", usage="engramd base [--profile NAME] [--json] | engramd base fetch MODEL")
+    parser.add_argument(
+        "verb", nargs="?", choices=("fetch",), help="download a base model once; nothing else ever does"
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a hub id, such as Qwen/Qwen3-1.7B")
     profile_option(parser)
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
-    parser.set_defaults(run=_show)
-    verbs = parser.add_subparsers(metavar="fetch")
-    fetch = verbs.add_parser("fetch", help="download a base model once; nothing else ever does")
-    fetch.add_argument("model", metavar="MODEL", help="a hub id, such as Qwen/Qwen3-1.7B")
-    fetch.set_defaults(run=_fetch)
+    parser.set_defaults(run=_base)
 
 
-def _show(args: argparse.Namespace) -> int:
-    settings = settings_of(args)
-    found = facts(settings.recipe(args.profile).base_model)
+def _base(args: argparse.Namespace) -> int:
+    if args.verb:
+        return _fetch(args.model)
+    found = facts(settings_of(args).recipe(args.profile).base_model)
     if args.json:
         print_json({"profile": args.profile, "home": str(home_of(args).root)} | found)
         return Exit.OK
@@ -53,10 +54,11 @@ def facts(name: str) -> dict[str, Any]:
     return {"base_model": name, "on_disk": True, "path": str(folder), "bytes": size, "problem": None}
 
 
-def _fetch(args: argparse.Namespace) -> int:
+def _fetch(model: str | None) -> int:
     from trainer import base_files
 
-    model: str = args.model
+    if not model:
+        raise UserError("engramd base fetch: which one? Such as Qwen/Qwen3-1.7B", Exit.USAGE)
     if model.startswith(base_files.BUILTIN_PREFIX):
         print(f"{model} comes with engramd: {base_files.resolve(model)}")
         return Exit.OK
@@ -80,8 +82,8 @@ def download(model: str, cache: Path) -> Path:
         raise UserError("huggingface_hub is not installed: pip install huggingface_hub", Exit.UNAVAILABLE) from None
     try:
         print(f"fetching {model} into {cache}", file=sys.stderr)
-        files = HfApi().list_repo_files(model)
-        has_safetensors = any(name.endswith(".safetensors") for name in files)
+        files = HfApi().model_info(model, timeout=20.0).siblings or []  # no retries: no network shows at once
+        has_safetensors = any(file.rfilename.endswith(".safetensors") for file in files)
         wanted = list(_WANTED if has_safetensors else _WANTED_WITH_BIN)
         return Path(snapshot_download(model, cache_dir=cache, allow_patterns=wanted))
     except OfflineModeIsEnabled:

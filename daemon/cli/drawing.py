@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 
 
-def width(default: int = 100) -> int:
-    """Columns of the terminal; COLUMNS wins, and a pipe has the default."""
+def _known_width() -> int | None:
     try:
         return max(40, int(os.environ["COLUMNS"]))
     except (KeyError, ValueError):
@@ -14,7 +13,12 @@ def width(default: int = 100) -> int:
     try:
         return max(40, os.get_terminal_size(sys.stdout.fileno()).columns)
     except (OSError, ValueError):
-        return default
+        return None
+
+
+def width() -> int:
+    """Columns to draw in: COLUMNS wins, and a pipe has 100."""
+    return _known_width() or 100
 
 
 def bar(done: int, total: int, cells: int = 24) -> str:
@@ -51,7 +55,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def fit(text: str, columns: int | None = None) -> str:
-    columns = columns or width()
+    """Cut to the terminal's width; a pipe gets all of it."""
+    columns = columns or _known_width() or len(text)
     return text if len(text) <= columns else text[: columns - 1] + "…"
 
 

@@ -13,7 +13,8 @@ from daemon.settings import Settings, SettingsError
 
 @contextmanager
 def held_lock(home: Home) -> Iterator[None]:
-    """The home's lock for the time of the block. Raises UserError where another engramd has it."""
+    """The home's lock for the time of the block. Raises UserError where another engramd has it, and for
+    what the ledgers and settings may refuse inside the block."""
     try:
         lock = service.Lock(home)
     except service.AlreadyRunning as error:
@@ -22,6 +23,12 @@ def held_lock(home: Home) -> Iterator[None]:
         raise UserError(f"{home.lock} cannot be written: {error.strerror}") from None
     try:
         yield
+    except SettingsError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    except (migrations.SchemaError, ledger.LedgerError) as error:
+        raise UserError(str(error)) from None
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"a ledger in {home.state} cannot be used: {error}") from None
     finally:
         lock.release()
 
@@ -51,11 +58,5 @@ def loop(
             return ended is not None and ended()
 
         daemon.run(until=enough)
-    except SettingsError as error:
-        raise UserError(str(error), Exit.CONFIG) from None
-    except (migrations.SchemaError, ledger.LedgerError) as error:
-        raise UserError(str(error)) from None
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"a ledger in {home.state} cannot be used: {error}") from None
     finally:
         line.clear()

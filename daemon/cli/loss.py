@@ -77,10 +77,13 @@ def _drawn(found: dict[str, Any], *, raw: bool) -> list[str]:
 
     steps = [point["step"] for point in found["points"]]
     losses = [point["loss"] for point in found["points"]]
-    shown = losses if raw else smoothed(losses)
     begins: dict[int, float] = {}
+    of_job: dict[int, list[float]] = {}
     for point in found["points"]:
         begins.setdefault(point["job"], point["step"])
+        of_job.setdefault(point["job"], []).append(point["loss"])
+    reach = max(1, len(steps) // 25)  # each job by itself: smoothing over a border would hide a jump
+    shown = losses if raw else [loss for told in of_job.values() for loss in smoothed(told, reach)]
     borders = [(step, f"job {job}") for job, step in begins.items()]
     lines = [f"loss of chain {found['chain']}, {drawing.plural(len(steps), 'step')} in "
              f"{drawing.plural(len(begins), 'job')}{'' if raw else ', smoothed'}", ""]  # fmt: skip

@@ -46,9 +46,8 @@ def curve(
     return lines
 
 
-def smoothed(values: Sequence[float], share: float = 0.08) -> list[float]:
-    """A running mean that looks at both sides, so that it neither lags nor hides a jump for long."""
-    reach = max(1, int(len(values) * share / 2))
+def smoothed(values: Sequence[float], reach: int) -> list[float]:
+    """A running mean over `reach` neighbours on each side: it does not lag behind."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)

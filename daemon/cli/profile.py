@@ -13,20 +13,23 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: "Subparsers") -> None:
-    parser = command(subparsers, "profile")
-    verbs = parser.add_subparsers(metavar="add|list", required=True)
-    add = verbs.add_parser("add", help="make a profile: its own inbox, ledger and model")
-    add.add_argument("name", help="a-z, 0-9, _ and -, at most 32 characters")
-    add.set_defaults(run=_add)
-    listing = verbs.add_parser("list", help="the profiles of this home")
-    listing.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
-    listing.set_defaults(run=_list)
+    parser = command(subparsers, "profile", usage="engramd profile add NAME | engramd profile list [--json]")
+    parser.add_argument("verb", choices=("add", "list"), help="make one, or list those of this home")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a-z, 0-9, _ and -, at most 32 characters")
+    parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
+    parser.set_defaults(run=_profile)
+
+
+def _profile(args: argparse.Namespace) -> int:
+    return _add(args) if args.verb == "add" else _list(args)
 
 
 def _add(args: argparse.Namespace) -> int:
     from daemon.cli.asking import ask
     from daemon.cli.reading import check_name
 
+    if not args.name:
+        raise UserError("engramd profile add: the name is missing", Exit.USAGE)
     check_name(args.name)
     home = home_of(args)
     if args.name in home.profile_names():

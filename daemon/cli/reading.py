@@ -47,6 +47,23 @@ def opened(home: Home, profile: str) -> Iterator[ledger.Database]:
 
 
 @contextmanager
+def opened_home(home: Home) -> Iterator[ledger.Database]:
+    """`home.db` for reading. Raises UserError."""
+    try:
+        db = ledger.open_home(home.database, write=False)
+    except ledger.Absent:
+        raise UserError(f"nothing has happened in {home.root} yet", Exit.NOTHING) from None
+    except (migrations.SchemaError, sqlite3.Error) as error:
+        raise _unreadable(error, home.database.name) from None
+    try:
+        yield db
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(error, str(db.path)) from None
+    finally:
+        db.close()
+
+
+@contextmanager
 def opened_if_there(home: Home, profile: str) -> Iterator[ledger.Database | None]:
     """As `opened`, None where nothing has happened yet: not every command has to fail on a fresh home."""
     if not home.profile(profile).ledger.exists():

@@ -4,9 +4,10 @@ A batch is read by itself, so its memories are one unbroken range of `seq`. Whil
 read they are staged: they stand in the table, but no other module sees them before the last slice.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import orjson
 
 from daemon.ledger.database import Database, LedgerError, moved
 from daemon.records import Memory, Turn
@@ -27,11 +28,11 @@ def _detail(memory: Memory) -> str | None:
         detail["tags"] = list(memory.tags)
     if memory.extra:
         detail["extra"] = memory.extra
-    return json.dumps(detail, ensure_ascii=False, separators=(",", ":")) if detail else None
+    return orjson.dumps(detail).decode() if detail else None
 
 
 def from_row(row: dict[str, Any]) -> Memory:
-    detail = json.loads(row["detail"]) if row["detail"] else {}
+    detail = orjson.loads(row["detail"]) if row["detail"] else {}
     return Memory(
         type=row["type"],
         content=row["content"],

@@ -10,6 +10,7 @@ from daemon.readers.shape import (
     Item,
     ItemReader,
     Shared,
+    kind_of,
     normal_text,
     stamp,
     tags_of,
@@ -102,11 +103,11 @@ def _chat(turns: list[Any], shared: Shared, system: Any = None) -> Taken:
     yield from memories_of(said, shared)
 
 
-def read_messages(item: Item, facts: FileFacts, source: str = "openai") -> Taken:
+def read_messages(item: Item, facts: FileFacts, source: str = "openai", kind: str = "conversation") -> Taken:
     if item.get("label") is False:
         yield BadItem("", "its label marks it as unwanted")
         return
-    yield from _chat(item["messages"], shared_facts(item, facts, source), item.get("system"))
+    yield from _chat(item["messages"], shared_facts(item, facts, source, kind), item.get("system"))
 
 
 def _misses_messages(item: Item) -> str | None:
@@ -177,11 +178,11 @@ def _misses_pair(item: Item) -> str | None:
     return None if _first(item, ANSWERED) is not None else "no `response` (or completion, answer, output)"
 
 
-def read_pair(item: Item, facts: FileFacts, source: str = "pairs") -> Taken:
+def read_pair(item: Item, facts: FileFacts, source: str = "pairs", kind: str = "conversation") -> Taken:
     if item.get("label") is False:
         yield BadItem("", "its label marks it as unwanted")
         return
-    shared = shared_facts(item, facts, source)
+    shared = shared_facts(item, facts, source, kind)
     yield from _asked_and_answered(_first(item, ASKED), _first(item, ANSWERED), item, shared)
 
 
@@ -247,8 +248,7 @@ def _read_text(item: Item, facts: FileFacts) -> Taken:
     if not text.strip():
         yield BadItem("", "the text is empty")
         return
-    kind = item.get("type")
-    shared = shared_facts(item, facts, "texts", kind if isinstance(kind, str) and kind else "observation")
+    shared = shared_facts(item, facts, "texts", kind_of(item.get("type"), "observation"))
     yield Memory(content=text, **shared)
 
 

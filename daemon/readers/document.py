@@ -36,6 +36,8 @@ _OPENS_JSON = re.compile(rb"\s*[\[{]")
 _SURELY_JSON = re.compile(rb"\s*(?:\{\s*\"|\[\s*\{\s*\")")  # no text of a person begins so
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
+_INSIDE_WORD = re.compile(r"(?<=[A-Za-z])[^\x00-\x7f](?=[A-Za-z])")
+
 # Encodings in which people's old texts are, the likelier first: where two read equally well, it decides.
 _ENCODINGS = (
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "koi8_r",
@@ -97,7 +99,8 @@ def opened(stream: BinaryIO, size: int, limits: Limits) -> tuple[BinaryIO, bytes
     for magic, what in _KNOWN_BINARY:
         if head.startswith(magic):
             raise Refused(f"the file is not text: it is {what}")
-    if b"\x00" in head or len(_CONTROL.findall(head)) > len(head) // 1000:
+    controls = not _SURELY_JSON.match(head)  # JSON of which a power cut left zeros is JSON with a bad line
+    if controls and (b"\x00" in head or len(_CONTROL.findall(head)) > len(head) // 1000):
         raise Refused("the file is not text: it holds control bytes")
     if _MARKUP.match(head):
         raise Refused("the file is HTML or XML, which no reader knows")
@@ -130,19 +133,27 @@ def decoded(raw: bytes) -> str:
     from charset_normalizer import from_bytes  # heavy: loaded by the first old text only
 
     matches = list(from_bytes(raw[: 256 * 1024], cp_isolation=list(_ENCODINGS)))
-    scores = [round(match.coherence - match.chaos, 3) for match in matches]
+    scores = [match.coherence - match.chaos for match in matches]
     equal = {
         name
         for match, score in zip(matches, scores, strict=True)
-        if score >= max(scores)
+        if score > max(scores) - 0.05  # nearer than that, its scores tell nothing
         for name in match.could_be_from_charset
     }
+    texts = []
     for encoding in sorted(equal & set(_ENCODINGS), key=_ENCODINGS.index):
         try:
-            return raw.decode(encoding)
+            texts.append(raw.decode(encoding))
         except UnicodeDecodeError:
             continue
+    if texts:
+        return min(texts, key=_odd_signs)  # the first of the best
     raise Refused("the file is not text in any encoding that is known here")
+
+
+def _odd_signs(text: str) -> int:
+    """Signs in the middle of words, such as a letter becomes in the wrong encoding."""
+    return sum(1 for found in _INSIDE_WORD.finditer(text) if not found[0].isalpha())
 
 
 def _all_of(stream: BinaryIO, limits: Limits, had: int = 0) -> bytes:

@@ -14,7 +14,8 @@ TYPES = ("journal", "dream", "daydream", "reflection", "observation", "inner_dia
 MOST_HEADER = 1 << 16  # characters of front matter; more is no header
 QUERIES = ("dataview", "dataviewjs", "tasks", "query", "button", "templater")  # code that only Obsidian runs
 
-_HEADER = re.compile(r"---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_HEADER = re.compile(r"---[ \t]*\n(?:(.*?)\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})\s*([\w-]*)")
 _HEADING = re.compile(r"^#[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
 _EMBED = re.compile(r"!\[\[[^\[\]\n]*\]\]")
@@ -70,11 +71,13 @@ def split_header(text: str) -> tuple[dict[str, Any], str]:
     found = _HEADER.match(text, 0, MOST_HEADER)
     if found is None:
         return {}, text
-    header = _parsed(found[1])
+    header = _parsed(found[1] or "")
     return (header, text[found.end() :]) if header is not None else ({}, text)
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
+    if _HALF_PAIR.search(text):
+        return None  # half a surrogate pair, which YAML takes and nothing after it can store
     import yaml  # loaded by the first note that has a header, not by the idle daemon
 
     try:

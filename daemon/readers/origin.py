@@ -19,6 +19,7 @@ from daemon.readers.shape import (
     Item,
     ItemReader,
     Shared,
+    kind_of,
     normal_text,
     stamp,
     tags_of,
@@ -96,7 +97,6 @@ def _read_event(item: Item, facts: FileFacts) -> Taken:
         yield BadItem("", "it is encrypted: export it decrypted, then drop it again")
         return
     raw = item.get("content")
-    kind = item.get("type")
     observed = not isinstance(raw, str)
     content = normal_text(item["observation"] if observed else raw)
     response = normal_text(item.get("response"))
@@ -109,7 +109,7 @@ def _read_event(item: Item, facts: FileFacts) -> Taken:
         return
     answered = bool(response.strip())
     default = "conversation" if answered and not observed else "observation"
-    shared = _shared(item, facts, kind if isinstance(kind, str) and kind.strip() else default)
+    shared = _shared(item, facts, kind_of(item.get("type"), default))
     if not answered and (said := split_speakers(content, _SPEAKER)) and len(said) > 1:
         yield from _in_one_string(said, shared)
         return
@@ -141,7 +141,7 @@ def without_me(content: str) -> str:
 
 
 def _shared(item: Item, facts: FileFacts, kind: str) -> Shared:
-    shared = shared_facts(item, facts, SOURCE, kind.strip())
+    shared = shared_facts(item, facts, SOURCE, kind)
     if isinstance(item.get("id"), str):
         shared["extra"]["id"] = item["id"]
     return shared
@@ -161,7 +161,6 @@ def _read_curated(item: Item, facts: FileFacts) -> Taken:
     asked = normal_text(item.get("userMessage"))
     answered = normal_text(item.get("assistantResponse"))
     essence = normal_text(item.get("conversationalEssence"))
-    kind = item.get("memoryType") or item.get("type")
     timestamp, time = stamp(item, facts, "originalTimestamp", "timestamp", "created_at")
     mode = item.get("cognitiveMode")
     pair = bool(asked.strip() and answered.strip())
@@ -170,7 +169,7 @@ def _read_curated(item: Item, facts: FileFacts) -> Taken:
         yield BadItem("", "the content is empty")
         return
     yield Memory(
-        type=kind if isinstance(kind, str) and kind else "conversation" if pair else "observation",
+        type=kind_of(item.get("memoryType") or item.get("type"), "conversation" if pair else "observation"),
         content=content,
         response=answered if pair else None,
         timestamp=timestamp,
@@ -184,7 +183,7 @@ def _read_curated(item: Item, facts: FileFacts) -> Taken:
 
 def _read_chat(item: Item, facts: FileFacts) -> Taken:
     read = read_messages if message_keys(item.get("messages")) else read_pair
-    yield from read(item, facts, SOURCE)
+    yield from read(item, facts, SOURCE, kind_of(item.get("type"), "conversation"))
 
 
 def _read_task(item: Item, facts: FileFacts) -> Taken:

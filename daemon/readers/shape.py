@@ -8,6 +8,7 @@ from daemon.readers.dates import as_utc, parse_time
 from daemon.records import BadItem, Memory
 
 MIB = 1 << 20
+LONGEST_TYPE = 64  # characters
 DEEPEST_PAYLOAD = 64  # levels; what is nested deeper is no tool's data but an attack or an accident
 
 Item = Mapping[str, Any]
@@ -106,6 +107,12 @@ def stamp(item: Item, facts: FileFacts, *keys: str) -> tuple[str | None, str | N
         if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) and raw != "":
             return str(raw), parse_time(raw)
     return None, facts.modified
+
+
+def kind_of(value: Any, default: str) -> str:
+    """The type that an item names; a name that is none is passed over."""
+    kind = value.strip() if isinstance(value, str) else ""
+    return kind if 0 < len(kind) <= LONGEST_TYPE else default
 
 
 def tags_of(value: Any) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from daemon.readers import read
-from daemon.readers.dates import date_in, parse_time
 from daemon.readers.markdown import plain
 from daemon.records import BadItem, Memory, Refused, Turn
 
@@ -60,6 +59,10 @@ def why_not(item: Any) -> str:
         ({"question": "a?", "answer": "b.", "entities": []}, "conversation", "a?", "b."),
         ({"conversationalEssence": "e", "userMessage": "a?", "assistantResponse": "b."}, "conversation", "a?", "b."),
         ({"conversationalEssence": "e", "userMessage": "", "assistantResponse": ""}, "observation", "e", None),
+        ({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b."}],
+          "type": "chat", "timestamp": "2025-01-01"}, "chat", "a?", "b."),
+        ({"content": "A walk.", "type": "x" * 99}, "observation", "A walk.", None),
+        ({"content": "A walk.", "type": 7}, "observation", "A walk.", None),
         ({"title": "Buy beans", "status": "todo"}, "task", "Buy beans", None),
         ({"title": "Buy beans", "status": "done", "description": "Red."}, "task", "Buy beans\nRed.", None),
     ],
@@ -262,6 +265,28 @@ def test_a_header_that_is_no_yaml_stays_in_the_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        'title: "\\ud800"',
+        'title: "\\U0000DFFF"',
+        "a: &a [*a]",
+        "? [x]\n: y",
+        "[" * 3_000,
+        "- a",
+        "a: b: c",
+        "\t",
+        "x",
+    ],
+)
+def test_any_header_leaves_the_text(header: str) -> None:
+    (memory,) = parts_of("x.md", f"---\n{header}\n---\nThe text.".encode())
+    assert isinstance(memory, Memory)
+    assert memory.content.endswith("The text.")
+    assert len(memory.id) == 64
+    str(memory.extra).encode()
+
+
+@pytest.mark.parametrize(
     ("name", "text", "timestamp", "time"),
     [
         ("2024-03-01 a.md", "---\ndate: 2024-01-15\n---\nx", "2024-01-15", "2024-01-15T00:00:00Z"),
@@ -336,43 +361,3 @@ def test_obsidian_marks(text: str, shown: str) -> None:
 def test_hostile_marks_take_no_time() -> None:
     for mark in ("<!--", "%%", "[[", "![[", "<%", "```\n", "![a]("):
         plain(mark * 50_000)
-
-
-# ---- times ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("raw", "utc"),
-    [
-        ("2024-01-15T10:20:30Z", "2024-01-15T10:20:30Z"),
-        ("2024-01-15T10:20:30.123456+02:00", "2024-01-15T08:20:30Z"),
-        ("2024-01-15T10:20:30+0200", "2024-01-15T08:20:30Z"),
-        ("2024-01-15 10:20", "2024-01-15T10:20:00Z"),
-        ("2024-01-15", "2024-01-15T00:00:00Z"),
-        ("2024/1/5", "2024-01-05T00:00:00Z"),
-        ("15.01.2024 10:20", "2024-01-15T10:20:00Z"),
-        ("Mon, 15 Jan 2024 10:20:30 +0100", "2024-01-15T09:20:30Z"),
-        ("January 15, 2024", "2024-01-15T00:00:00Z"),
-        ("1705314030", "2024-01-15T10:20:30Z"),
-        (1705314030, "2024-01-15T10:20:30Z"),
-        (1705314030.5, "2024-01-15T10:20:30Z"),
-        (1705314030123, "2024-01-15T10:20:30Z"),
-        ("1705314030123456", "2024-01-15T10:20:30Z"),
-        ("yesterday", None),
-        ("2024-02-30", None),
-        ("", None),
-        ("9" * 30, None),
-        (1e300, None),
-        (float("inf"), None),
-        ("0001-01-01T00:00:00+14:00", None),
-        ("9999-12-31T23:59:59-14:00", None),
-    ],
-)
-def test_parse_time(raw: str | float, utc: str | None) -> None:
-    assert parse_time(raw) == utc
-
-
-def test_date_in_a_name() -> None:
-    assert date_in("notes-2024-01-15-walk.md") == "2024-01-15T00:00:00Z"
-    assert date_in("IMG_20240115_1.txt") == "2024-01-15T00:00:00Z"
-    assert date_in("1234567890123.txt") is None

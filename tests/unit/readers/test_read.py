@@ -66,6 +66,8 @@ def test_every_reader_has_an_example() -> None:
         (gzip.compress(TEXT), "x.json", "compressed"),
         (b"PK\x03\x04....", "x.json", "zip"),
         (b"%PDF-1.7 ...", "x.md", "PDF"),
+        (b"---\ntags: [a]\n---\n\n", "x.md", "besides its header"),
+        (b"---\n---\n", "x.md", "no text in it"),
         (b"<!DOCTYPE html><p>hello", "x.md", "HTML"),
         (b"x" * 2_001, "x.txt", "too large"),
         (b"x" * 10_001, "x.txt", "too large"),
@@ -149,6 +151,11 @@ def test_bad_lines_are_named_and_the_rest_is_taken(name: str) -> None:
     assert "not an object" in bad["line 4"]
     assert "'what'" in bad["line 5"]
     assert "UTF-8" in bad["line 7"]
+
+
+def test_zeros_after_a_power_cut_are_a_bad_line() -> None:
+    parts = taken(TEXT + b"\n" + bytes(600), "x.jsonl")
+    assert [type(part) for part in parts] == [Memory, BadItem]
 
 
 def test_bad_items_of_a_list_are_named() -> None:
