@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [--smoke] [--repeats N] [--threads N] [--json FILE] [--only A|B]
 
-Sides, each in a process of its own, one after the other, again and again (interleaved):
+Sides, each in a process of its own (forked after the imports), one after the other, again and again:
 
   ours       `trainer.finetune.finetune` on a job folder: a progress line at each step, a durable
              checkpoint every 25 steps (the default recipe: every 1250)
@@ -24,39 +24,36 @@ Time is read in the same place on both sides: when an optimizer step has ended a
 Imports, loading, tokenising, trl's packing of the data set and the last checkpoint are outside. Tokens are
 those of the samples, never padding. CPU seconds are counted as well: on a busy machine they say more.
 
-Bars: ours / trl >= 1.15 on A (builtin:tiny) and >= 1.0 on B (a random Qwen3 of 53M parameters);
+Bars: ours / trl >= 1.15 on A (builtin:tiny) and >= 1.0 on B (a random Qwen3 of 52M parameters);
 ours / quiet >= 0.95 on A, whose steps are shortest. Exit code 1 where one is missed.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks._random_base import Shape, write_base
 
 SIDES = ("ours", "trl rows", "trl flat", "quiet")
 BARS = {("A", "trl"): 1.15, ("B", "trl"): 1.0, ("A", "quiet"): 0.95}
 SAVE_STEPS = 25
 RANK, ALPHA, DROPOUT, RATE = 8, 16, 0.05, 2e-4
-B_SHAPE = {
-    "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8,
-    "num_attention_heads": 12, "num_key_value_heads": 4,
-}  # fmt: skip
-WORDS = (
+B_SHAPE = Shape("B", 768, 2048, 8, 12, 4, tied=True, vocabulary=2048, head_width=64)
+TEXT = (
     "I walked along the river with Anna and we talked about the house that her brother wants to sell "
     "before winter comes because nobody has lived there since the fire and the roof lets in the rain"
-).split()
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Case:
     steps: int  # measured ones
 
 
-FULL = (Case("A", 512, 4, 5, 50), Case("B", 512, 4, 2, 8))
+FULL = (Case("A", 512, 4, 3, SAVE_STEPS), Case("B", 256, 2, 1, 8))
 SMOKE = (Case("A", 256, 2, 1, 4), Case("B", 128, 1, 1, 2))
 
 
@@ -79,11 +76,14 @@ SMOKE = (Case("A", 256, 2, 1, 4), Case("B", 128, 1, 1, 2))
 
 def make(folder: Path, case: Case) -> dict[str, Any]:
     """Base model, job folder's content and trl's data set, all from one seed."""
+    import numpy as np
+
     from trainer.base_files import resolve
     from trainer.chat_tokens import load_tokenizer, tokenise
     from trainer.contract import Sample
 
-    base = resolve("builtin:tiny") if case.name == "A" else _random_base(folder / "base")
+    words_known = TEXT.split()
+    base = resolve("builtin:tiny") if case.name == "A" else write_base(folder / "base", B_SHAPE)
     tokenizer = load_tokenizer(base)
     lengths = random.Random(11)
     wanted = case.rows * case.limit * (case.warmup + case.steps)
@@ -91,7 +91,7 @@ def make(folder: Path, case: Case) -> dict[str, Any]:
     while tokens < wanted:
         # Most memories are a sentence or two, a few fill a row: the median is an eighth of the longest.
         words = min(int(lengths.lognormvariate(0, 1.1) * case.limit / 12), case.limit // 2)
-        answer = " ".join(lengths.choice(WORDS) for _ in range(max(words, 3)))
+        answer = " ".join(lengths.choice(words_known) for _ in range(max(words, 3)))
         messages = [
             {"role": "user", "content": f"What happened on day {len(samples)}?"},
             {"role": "assistant", "content": answer + ".", "loss": True},
@@ -103,7 +103,7 @@ def make(folder: Path, case: Case) -> dict[str, Any]:
         tokens += sum(sequence.length for sequence in found)
     (folder / "samples.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in samples))
     rows = [
-        {"input_ids": s.ids.tolist(), "labels": [int(i) if l else -100 for i, l in zip(s.ids, s.loss, strict=True)]}
+        {"input_ids": s.ids.tolist(), "labels": np.where(s.loss, s.ids, -100).tolist()}
         for s in sequences
     ]
     (folder / "rows.json").write_text(json.dumps(rows))
@@ -116,25 +116,6 @@ def make(folder: Path, case: Case) -> dict[str, Any]:
         "loss_tokens": sum(s.loss_tokens for s in sequences),
         "lengths": {f"p{q}": by_length[min(len(by_length) * q // 100, len(by_length) - 1)] for q in (10, 50, 90, 99)},
     }
-
-
-def _random_base(folder: Path) -> Path:
-    """A Qwen3 of B_SHAPE with seeded random weights and the builtin model's tokenizer."""
-    import shutil
-
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from trainer.base_files import resolve
-
-    torch.manual_seed(5)
-    builtin = resolve("builtin:tiny")
-    config = AutoConfig.from_pretrained(builtin, **B_SHAPE, layer_types=None)
-    config.layer_types = ["full_attention"] * config.num_hidden_layers
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    for path in (*builtin.glob("token*"), *builtin.glob("chat_template*")):
-        shutil.copy(path, folder)
-    return folder
 
 
 class _Marks:
@@ -243,43 +224,50 @@ def trl(folder: Path, case: Case, made: dict[str, Any], flat: bool) -> dict[str,
     return marks.figures(case.warmup)
 
 
-def child(side: str, folder: Path, case: Case, threads: int) -> dict[str, Any]:
-    from trainer.surroundings import settle
-
-    settle(quantised=False)
+def child(side: str, folder: Path, case: Case, threads: int) -> None:
+    """The whole life of one side's process; its figures go into a file, what it prints into another."""
+    log = os.open(folder / f"{side}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     import torch
 
     torch.set_num_threads(threads)
     if side == "make":
-        return make(folder, case)
-    made = json.loads((folder / "make.json").read_text())
-    if side in ("ours", "quiet"):
-        return dict(ours(folder, case, made, quiet=side == "quiet"))
-    return dict(trl(folder, case, made, flat=side == "trl flat"))
+        found: dict[str, Any] = make(folder, case)
+    else:
+        made = json.loads((folder / "make.json").read_text())
+        if side in ("ours", "quiet"):
+            found = dict(ours(folder, case, made, quiet=side == "quiet"))
+        else:
+            found = dict(trl(folder, case, made, flat=side == "trl flat"))
+    (folder / f"{side}.json").write_text(json.dumps(found))
 
 
 # --- the parent ------------------------------------------------------------------------------------------
 
 
+def import_all(threads: int, cache: str) -> None:
+    """Import once what each side needs and compute nothing: the sides are forked off this process."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.update({"ENGRAMD_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": cache})
+    from trainer.surroundings import settle
+
+    settle(models=True, quantised=False)
+    import datasets  # noqa: F401
+    import trl  # noqa: F401
+    from trl import SFTTrainer  # noqa: F401
+
+    import trainer.finetune  # noqa: F401
+
+
 def run_child(side: str, folder: Path, case: Case, threads: int) -> dict[str, Any]:
-    """One side in a fresh process; what it prints lies in the folder, as a trainer's does."""
-    answer = folder / f"{side.replace(' ', '-')}.json"
-    told = json.dumps({"side": side, "folder": str(folder), "case": asdict(case), "threads": threads})
-    count = str(threads)
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "ENGRAMD_DEVICE": "cpu",
-        "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "HF_DATASETS_CACHE": str(folder / "datasets"), "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    log = folder / f"{side.replace(' ', '-')}.log"
-    with log.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", told, "--json", str(answer)],
-            stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{side} ended with {done.returncode}:\n{log.read_text()[-3000:]}")
-    found: dict[str, Any] = json.loads(answer.read_text())
+    process = multiprocessing.get_context("fork").Process(target=child, args=(side, folder, case, threads))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{side} ended with {process.exitcode}:\n{(folder / f'{side}.log').read_text()[-3000:]}")
+    found: dict[str, Any] = json.loads((folder / f"{side}.json").read_text())
     return found
 
 
@@ -322,16 +310,16 @@ def ratios(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     return found
 
 
-def report(results: dict[str, dict[str, Any]], say: Callable[[str], None] = print) -> bool:
+def report(results: dict[str, dict[str, Any]], bars: dict[tuple[str, str], float]) -> bool:
     """Print the ratios; whether every bar is held."""
     held = True
     for name, result in results.items():
         for what, against in (("trl", result["rival"]), ("quiet", "ours, quiet")):
-            bar = BARS.get((name, what))
+            bar = bars.get((name, what))
             good = bar is None or result[what] >= bar
             held = held and good
             verdict = "" if bar is None else f"   {'held' if good else 'MISSED'}: >= {bar}"
-            say(f"{name}: ours / {against:11} {result[what]:.3f}  (by CPU time {result[what + '_cpu']:.3f}){verdict}")
+            print(f"{name}: ours / {against:11} {result[what]:.3f}  (by CPU time {result[what + '_cpu']:.3f}){verdict}")
     return held
 
 
@@ -342,21 +330,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("A", "B"), help="one of the two models")
     parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        told = json.loads(options.child)
-        found = child(told["side"], Path(told["folder"]), Case(**told["case"]), told["threads"])
-        options.json.write_text(json.dumps(found))
-        return 0
     cases = [case for case in (SMOKE if options.smoke else FULL) if options.only in (None, case.name)]
     repeats = 1 if options.smoke else options.repeats
-    results = {case.name: measure(case, repeats, options.threads) for case in cases}
+    with tempfile.TemporaryDirectory(prefix="engramd-datasets-") as cache:
+        import_all(options.threads, cache)
+        results = {case.name: measure(case, repeats, options.threads) for case in cases}
     print()
-    held = report(results)
+    held = report(results, bars={} if options.smoke else BARS)
     if options.json:
         options.json.write_text(json.dumps({"threads": options.threads, "cases": results}, indent=1))
-    return 0 if held or options.smoke else 1
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

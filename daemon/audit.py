@@ -167,6 +167,8 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
         if hashlib.sha256(spec).hexdigest() != row["spec_sha256"]:
             yield Finding("jobs", row["folder"], f"{folder / names.SPEC} is not the one that was frozen")
             continue
+        if row["kind"] != "finetune":
+            continue
         for number, problem in enumerate(_uses(folder, json.loads(spec), row)):
             yield Finding("uses", f"{row['folder']} {number}", f"job {row['id']}: {problem}")
 

@@ -78,7 +78,7 @@ class Ingestion:
 
     @property
     def busy(self) -> bool:
-        return self._open is not None or batches.unread(self._world.db) > 0
+        return self._open is not None or batches.any_unread(self._world.db)
 
     def read_slice(self, now: str) -> bool:
         """Read for a moment. Gives whether there was anything to do."""
@@ -97,8 +97,7 @@ class Ingestion:
                     if self._open.ended and self._close(self._open, now):
                         ended.append(self._open)
                         self._open = None
-                if ended:
-                    batches.close_settled(db)
+                batches.close_settled(db, [open_.row["id"] for open_ in ended])
         except BaseException:
             self._open = None  # its position is ahead of what was committed: the next slice starts it anew
             raise

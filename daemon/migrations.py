@@ -24,6 +24,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
     "memories": (
         ("waiting", "frozen"),
         ("waiting", "skipped"),
+        ("waiting", "discarded"),
         ("frozen", "trained"),
         ("frozen", "held"),
         ("frozen", "waiting"),
@@ -64,7 +65,8 @@ def m001_profile(db: sqlite3.Connection) -> None:
             memories INTEGER NOT NULL DEFAULT 0, duplicates INTEGER NOT NULL DEFAULT 0,
             skipped INTEGER NOT NULL DEFAULT 0, bad_items INTEGER NOT NULL DEFAULT 0,
             failures INTEGER NOT NULL DEFAULT 0)""",
-        "CREATE INDEX batches_open ON batches(state, id) WHERE state IN ('claimed','reading','read','held')",
+        "CREATE INDEX batches_path ON batches(path)",
+        "CREATE INDEX batches_state ON batches(state, id)",
         """CREATE TABLE memories (
             seq INTEGER PRIMARY KEY, id BLOB NOT NULL, batch INTEGER NOT NULL REFERENCES batches(id),
             state TEXT NOT NULL, reason TEXT, type TEXT NOT NULL, source TEXT NOT NULL,

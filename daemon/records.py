@@ -39,7 +39,7 @@ class Memory:
 
     @property
     def id(self) -> str:
-        """SHA-256 (hex) of the compact JSON of type, timestamp, content, response, tool payload and, in chats, context."""
+        """SHA-256 (hex) of the compact JSON of type, timestamp, content, response, payload and, in chats, context."""
         parts: list[Any] = [self.type, self.timestamp, self.content, self.response, self.payload]
         if self.context:
             parts.append([[turn.role, turn.text] for turn in self.context])

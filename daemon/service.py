@@ -1,10 +1,12 @@
 """The road, walked again and again: recover, tick(now), stop. Signals only set flags."""
 
+import errno
 import fcntl
 import json
 import math
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,8 @@ from daemon.settings import Settings
 from daemon.training import Training
 from daemon.world import World, open_world
 
+DISK_PAUSE = 5.0  # seconds
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 CLAIMS_PER_TICK = 500  # files; a tick must stay well under a second
 
 _log = get_logger()
@@ -49,6 +53,7 @@ class Lock:
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
+        os.ftruncate(self._fd, 0)  # no stale pid for a reader
         os.close(self._fd)
 
 
@@ -91,13 +96,29 @@ class Service:
         notify.ready()
         try:
             while not self._stopping and not (until and until()):
-                worked = self.tick()
+                worked = self._tick_or_wait_for_disk()
                 notify.watchdog()
                 if not worked:
                     self._wake.wait(self._settings.service.tick_seconds)
                     self._wake.clear()
         finally:
             self.stop()
+
+    def _tick_or_wait_for_disk(self) -> bool:
+        """A disk that is full, or read-only for a while, ends nothing: what failed is taken up again."""
+        try:
+            return self.tick()
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            reason = f"{error.strerror}: {error.filename or self._home.root}"
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error) and "readonly" not in str(error):
+                raise
+            reason = str(error)
+        _log.error("disk_trouble", reason=reason, note="free some space; work goes on by itself")
+        self._wake.wait(DISK_PAUSE)
+        return False
 
     def ask_to_stop(self, *_: int | FrameType | None) -> None:
         """A signal handler: sets flags only."""
@@ -125,7 +146,7 @@ class Service:
         for world, ingestion, training in self._worlds.values():
             ingestion.recover(now)
             training.recover(now)
-            _log.info("profile_ready", profile=world.name, waiting=memories.waiting(world.db))
+            _log.info("profile_ready", profile=world.name, waiting=batches.waiting_memories(world.db))
 
     def tick(self) -> bool:
         """Each due step once, each bounded. Gives whether there was anything to do."""
@@ -210,7 +231,7 @@ class Service:
             waits = jobs.get_meta(world.db, "waits")
             if waits and not (job and job["state"] == "running"):
                 raise ValueError(waits)
-            busy = job or ingestion.busy or self._inbox_waits or memories.waiting(world.db)
+            busy = job or ingestion.busy or self._inbox_waits or memories.any_waiting(world.db)
             return None if busy else {"head": jobs.get_head(world.db)}
         if request["command"] in ("retry", "discard"):
             row = batches.get(world.db, arguments["batch"])
@@ -258,7 +279,7 @@ class Service:
             if ingestion.busy or training.running:
                 return False
             blocked = jobs.get_meta(world.db, "waits") is not None
-            if not blocked and (jobs.open_job(world.db) or memories.waiting(world.db)):
+            if not blocked and (jobs.open_job(world.db) or memories.any_waiting(world.db)):
                 return False
         return True
 

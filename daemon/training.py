@@ -85,7 +85,8 @@ class Training:
             return "idle"
         line = progress_tail.last(self._folder(job)) or {}
         step, loss = line.get("step"), line.get("loss")
-        parts = [f"job {job['id']}", f"step {step}/{line.get('steps')}" if step is not None else line.get("phase", "starting")]
+        where = f"step {step}/{line.get('steps')}" if step is not None else str(line.get("phase", "starting"))
+        parts = [f"job {job['id']}", where]
         return ", ".join(parts + ([f"loss {loss:.3f}"] if isinstance(loss, float) else []))
 
     def stop(self) -> None:
@@ -104,16 +105,7 @@ class Training:
 
     def _plan(self, now: str) -> bool:
         world = self._world
-        waiting = [
-            planning.WaitingBatch(row["batch"], row["failures"], row["waiting"])
-            for row in memories.waiting_batches(world.db)
-        ]
-        choice = planning.choose_batches(
-            waiting,
-            max_batches=world.settings.jobs.max_batches_per_job,
-            max_memories=world.settings.jobs.max_memories_per_job,
-        )
-        if isinstance(choice, planning.Wait):
+        if not memories.any_waiting(world.db):
             self._wait(None)
             return False
         try:
@@ -121,6 +113,12 @@ class Training:
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
+        waiting = memories.waiting_batches(world.db)
+        choice = planning.choose_batches(
+            [planning.WaitingBatch(row["batch"], row["failures"], row["waiting"]) for row in waiting],
+            max_batches=world.settings.jobs.max_batches_per_job,
+            max_memories=world.settings.jobs.max_memories_per_job,
+        )
         self._freeze(choice, self._fingerprint(base), now)
         return True
 
@@ -151,7 +149,7 @@ class Training:
         if not used:
             with db.transaction():
                 memories.skip(db, empty, "it gives no sample")
-                batches.close_settled(db)
+                batches.close_settled(db, choice.batches)
             return
         probes = make_probes(
             for_probes, world.seed, curation=world.curation, prompts=world.prompts, profile_seed=world.seed,
@@ -389,7 +387,7 @@ class Training:
         with db.transaction():
             jobs.promote(db, version, verdict.reason, now)
             trained = memories.move_job(db, job["id"], "frozen", "trained")
-            batches.close_settled(db)
+            batches.close_settled(db, jobs.batches_of(db, job["id"]))
         self._log.info(
             "version_promoted", job=job["id"], version=version["id"], step=version["step"], memories=trained,
             reason=verdict.reason,

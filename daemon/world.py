@@ -12,6 +12,7 @@ from daemon.rules.prompts import Prompts
 from daemon.settings import Settings, SettingsError
 from trainer.contract import TrainingRecipe
 
+
 @dataclass(frozen=True, slots=True)
 class World:
     name: str

@@ -5,9 +5,12 @@ Each is a process of its own, to be stopped and killed like one; what it prints 
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+
+SPARE_BYTES = "ENGRAMD_TEST_SPARE_BYTES"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.forked_trainer_imports"])
@@ -21,6 +24,8 @@ def _child(arguments: list[str], folder: str, environment: dict[str, str]) -> No
 
     os.environ.update(environment)
     torch.set_num_threads(1)
+    if SPARE_BYTES in environment:
+        _limit_memory(int(environment[SPARE_BYTES]))
     log = os.open(Path(folder) / names.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -34,6 +39,13 @@ def _child(arguments: list[str], folder: str, environment: dict[str, str]) -> No
         traceback.print_exc()
         code = 1
     os._exit(code)
+
+
+def _limit_memory(spare: int) -> None:
+    """Let the process grow by this many bytes and no further: a small machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + spare
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 class ForkedTrainer:

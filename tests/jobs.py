@@ -48,7 +48,11 @@ def some_samples(count: int, start: int = 0) -> list[dict[str, Any]]:
     """Made-up memories of varied length, the same at every call."""
     places = ("Lund", "the old harbour", "a house by the river that nobody had painted for years", "Oslo")
     return [
-        sample(f"s{n}", f"Where does person {n} live?", f"Person {n} lives in {places[n % 4]}." + " Yes." * (n % 7))
+        sample(
+            f"s{n}",
+            f"Where does person {n} live?",
+            f"Person {n} lives in {places[n % 4]}." + " Yes." * (n % 7),
+        )
         for n in range(start, start + count)
     ]
 

@@ -126,7 +126,7 @@ class Daemon:
                     if failed:
                         raise Failed(f"job {failed[0]['id']} ended badly: {failed[0]['reason']}")
                     job = jobs.open_job(db)
-                    if len(jobs.promoted(db)) >= jobs_done and job is None and not memories.waiting(db):
+                    if len(jobs.promoted(db)) >= jobs_done and job is None and not memories.any_waiting(db):
                         self._bar("")
                         return
                     self._bar(self._doing(job, batches.counts(db)))

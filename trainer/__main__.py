@@ -17,13 +17,16 @@ from pydantic import ValidationError
 
 from trainer import names
 from trainer.base_files import BaseMissing
-from trainer.contract import BadSpec, ExitCode, JobEnded, JobResult, JobSpec, what_is_wrong
+from trainer.contract import BadSpec, JobEnded, JobResult, JobSpec, what_is_wrong
 from trainer.durable import write_text
+from trainer.names import ExitCode
 from trainer.report import Report
 from trainer.surroundings import settle
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command line; the exit code. Everything written is the owner's alone."""
+    os.umask(0o077)
     if arguments[:1] == ["chat"]:
         return _chat(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one job folder.")
@@ -86,9 +89,9 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
 
 def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> None:
     spec = _read_spec(content)
-    settle(quantised=spec.recipe.quantised)
     if spec.kind in ("generate", "export"):
         raise BadSpec(f"this version of the trainer has no job of kind {spec.kind} yet")
+    settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised)
     from trainer.progress import ProgressLog
 
     log = ProgressLog(job)
@@ -149,11 +152,13 @@ def _watch(descriptor: int, stop: threading.Event) -> None:
 
 
 def _chat(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trainer chat", description="Talk over stdio, in JSON lines.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer chat", description="Talk over stdio, in JSON lines."
+    )
     parser.add_argument("path", help="a checkpoint folder, or the name of a base model")
     parser.add_argument("--base", help="the base model, where it is not the one that the checkpoint names")
     options = parser.parse_args(arguments)
-    settle(quantised=False)
+    settle(models=True, quantised=False)
     from trainer.chat import chat
 
     return chat(options.path, options.base)

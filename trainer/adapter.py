@@ -50,7 +50,7 @@ def quicken(model: PeftModel, dropout: float) -> None:
         if isinstance(layer, LoraLayer) and isinstance(layer.lora_A["default"], nn.Linear):
             drop = CheapDropout(dropout) if dropout > 0 else nn.Identity()
             layer.lora_dropout["default"] = drop
-            layer.forward = partial(_adapted, layer, drop)  # type: ignore[method-assign]
+            layer.forward = partial(_adapted, layer, drop)
 
 
 def _adapted(layer: Any, drop: nn.Module, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def save_adapter(model: PeftModel, folder: Path, recipe: TrainingRecipe) -> None
     (folder / names.ADAPTER_CONFIG).write_text(text)
 
 
-def trainable(model: nn.Module) -> dict[str, Tensor]:
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that are trained, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 

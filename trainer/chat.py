@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from trainer import base_files, names
 from trainer.base_files import BaseMissing
 from trainer.chat_tokens import encode, end_tokens, load_tokenizer, prompt_text
-from trainer.contract import ExitCode, JobEnded, Message, TrainingRecipe, what_is_wrong
+from trainer.contract import JobEnded, Message, TrainingRecipe, what_is_wrong
+from trainer.names import ExitCode
 from trainer.opening import open_for_reading
 
 
@@ -43,7 +44,11 @@ def chat(path: str, base: str | None, source: TextIO = sys.stdin, sink: TextIO =
     except (JobEnded, BaseMissing) as end:
         _say(sink, {"error": " ".join(str(end).split())})
         return end.exit_code if isinstance(end, JobEnded) else ExitCode.BAD_SPEC
-    if isinstance(model, PeftModel) and not recipe.quantised and next(model.parameters()).dtype == torch.float32:
+    if (
+        isinstance(model, PeftModel)
+        and not recipe.quantised
+        and next(model.parameters()).dtype == torch.float32
+    ):
         model = model.merge_and_unload()  # half the products; in 16 bits it would round the training away
     speaker = Speaker(model, tokenizer, device)
     step = names.checkpoint_step(checkpoint.name) if checkpoint is not None else None

@@ -6,6 +6,7 @@ or on what a template inserts before the text (Qwen3 puts an empty `<think>` blo
 
 import bisect
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ _PLAIN = (  # GPT-J and others that know no chat tokens: names of roles, and the
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 _FAMILIES = (("<|im_end|>", _CHATML), ("<|eot_id|>", _LLAMA), ("<|end|>", _PHI))
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"[.!?…。！？][\"')\]]*\s+|\n")
@@ -81,6 +84,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises BadSpec where the folder holds no tokenizer that can be loaded without running foreign code.
     """
+    if not any((folder / name).is_file() for name in _VOCABULARIES):  # transformers would make an empty one
+        raise BadSpec(f"the base model in {folder} has no usable tokenizer: it holds none of {_VOCABULARIES}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
@@ -109,7 +114,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     found = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     rendered = _render_last(tokenizer, turn, 1)
     ids, loss = _encode(tokenizer, rendered)
-    special = set(_special_ids(tokenizer))
+    special = _special(tokenizer)
     return found | {i for i, learnt in zip(ids, loss, strict=True) if learnt and i in special}
 
 
@@ -142,7 +147,9 @@ def tokenise(
 # --- rendering -----------------------------------------------------------------------------------------
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool, **extra: Any) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool, **extra: Any
+) -> str:
     plain = [{"role": message.role, "content": message.content} for message in messages]
     try:
         text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=ask, **extra)
@@ -200,7 +207,9 @@ def _render_last(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
     for extra in ({"enable_thinking": False}, {}):
         prompt = _render(tokenizer, messages[:turn], ask=True, **extra)
         if full.startswith(prompt):
-            return _Rendered(full, [(len(prompt), _end_of_turn(tokenizer, full, len(prompt), messages[turn]))])
+            return _Rendered(
+                full, [(len(prompt), _end_of_turn(tokenizer, full, len(prompt), messages[turn]))]
+            )
     raise BadSpec("the base model's chat template does not render an answer as a continuation of its prompt")
 
 
@@ -209,19 +218,24 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, full: str, start: int, mess
     content = message.content.strip()
     found = full.rfind(content, start)
     after = found + len(content) if found >= 0 else start
-    ends = [full.find(token, after) + len(token) for token in _special_texts(tokenizer) if token in full[after:]]
+    ends = [
+        full.find(token, after) + len(token)
+        for token in _special(tokenizer).values()
+        if full.find(token, after) >= 0
+    ]
     return min(ends, default=len(full))
 
 
-def _special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special] or list(
-        tokenizer.all_special_tokens
-    )
+_SPECIAL: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str]]" = weakref.WeakKeyDictionary()
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    marked = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
-    return marked or list(tokenizer.all_special_ids)
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The special tokens by id; asking the tokenizer anew for each turn would take longer than the turn."""
+    if tokenizer not in _SPECIAL:
+        marked = {number: str(t) for number, t in tokenizer.added_tokens_decoder.items() if t.special}
+        named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        _SPECIAL[tokenizer] = {**named, **marked}
+    return _SPECIAL[tokenizer]
 
 
 # --- tokens --------------------------------------------------------------------------------------------

@@ -231,8 +231,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _remove(folder: Path) -> None:
     """First out of the name's way, then gone: a half-removed checkpoint never bears its name."""
-    doomed = folder if folder.name.startswith(_TEMPORARY) else folder.with_name(f"{_TEMPORARY}gone-{folder.name}")
-    if doomed != folder:
+    doomed = folder
+    if not folder.name.startswith(_TEMPORARY):
+        doomed = folder.with_name(f"{_TEMPORARY}gone-{folder.name}")
         if doomed.exists():
             shutil.rmtree(doomed)
         os.rename(folder, doomed)

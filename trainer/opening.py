@@ -203,7 +203,8 @@ def _find_start(job: Path, spec: JobSpec, fingerprint: str, family: str, report:
         return None
     state = found.state
     if found.base_fingerprint != fingerprint:
-        raise BadSpec(f"{found.folder.name} was trained on another base model than {spec.recipe.base_model} is now")
+        name = spec.recipe.base_model
+        raise BadSpec(f"{found.folder.name} was trained on another base model than {name} is now")
     wanted = spec.recipe.chain_key()
     for key in ("method", "rank", "alpha", "targets", "quantised", "dtype"):
         if state.chain_key[key] != wanted[key]:

@@ -152,9 +152,7 @@ def _build(
     if name == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(
-            parameters, lr=rate, weight_decay=decay, scale_parameter=False, relative_step=False
-        )
+        return Adafactor(parameters, lr=rate, weight_decay=decay, scale_parameter=False, relative_step=False)
     import bitsandbytes as bnb  # takes seconds: only when asked for
 
     kind = bnb.optim.PagedAdamW8bit if recipe.optimizer == "paged_adamw_8bit" else bnb.optim.AdamW8bit

@@ -7,7 +7,7 @@ how fast a step is, not what it computes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Attention costs more per token in a long row; about this many tokens of width cost as much again as the rest.
+# Attention costs more per token in a longer row: about this many tokens of width as much as all the rest.
 _WIDTH_PRICE = 512
 _NARROWEST = 64
 

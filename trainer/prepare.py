@@ -5,6 +5,7 @@ can never disagree.
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,7 @@ def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
             raise BadSpec(f"{names.SAMPLES} line {number + 1} (sample {sample.id}): {error}") from error
     plan = make_plan(spec, tokenised)
     write_text(job / names.PLAN, plan.model_dump_json(indent=1) + "\n")
-    lines = (
-        _rendered_line(tokenizer, sample, t) for sample, t in zip(samples, tokenised, strict=True)
-    )
+    lines = (_rendered_line(tokenizer, sample, t) for sample, t in zip(samples, tokenised, strict=True))
     write_text(job / names.RENDERED, "".join(lines))
     return Prepared(tokenizer, tokenised, plan)
 
@@ -156,9 +155,10 @@ def _rendered_line(tokenizer: PreTrainedTokenizerBase, sample: Sample, tokenised
 
 def _marked(tokenizer: PreTrainedTokenizerBase, sequence: TokenSequence) -> str:
     """The text as the model sees it, read back from the ids, with the learnt stretches in brackets."""
-    borders = [0, *(int(b) for b in (sequence.loss[1:] != sequence.loss[:-1]).nonzero()[0] + 1), sequence.length]
+    changes = (sequence.loss[1:] != sequence.loss[:-1]).nonzero()[0] + 1
+    borders = [0, *changes.tolist(), sequence.length]
     pieces = []
-    for left, right in zip(borders, borders[1:], strict=False):
+    for left, right in itertools.pairwise(borders):
         text = tokenizer.decode(sequence.ids[left:right].tolist(), skip_special_tokens=False)
         pieces.append(f"{OPEN}{text}{CLOSE}" if sequence.loss[left] else str(text))
     return "".join(pieces)

@@ -52,7 +52,7 @@ class ProgressLog:
 
 
 def _for_people(line: Progress) -> str:
-    parts = [line.phase]
+    parts: list[str] = [line.phase]
     if line.step is not None:
         parts.append(f"step {line.step}" + (f"/{line.steps}" if line.steps is not None else ""))
     if line.loss is not None:

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
-from trainer.contract import ExitCode, JobResult
+from trainer.contract import JobResult
+from trainer.names import ExitCode
 
 
 class Flag(Protocol):

@@ -16,18 +16,21 @@ _ENVIRONMENT = {
 }
 
 
-def settle(*, quantised: bool) -> None:
-    """Set the environment and import PEFT, with bitsandbytes only where it is needed.
+def settle(*, models: bool, quantised: bool) -> None:
+    """Set the environment and, where `models` will be opened, import PEFT.
 
-    PEFT imports bitsandbytes wherever it is installed, which takes seconds that only nf4 is worth.
+    PEFT imports bitsandbytes wherever it is installed, which takes seconds that only nf4 is worth: it is
+    kept out unless the base is `quantised`.
     """
     os.environ.update(_ENVIRONMENT)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|peft|transformers|bitsandbytes)")
-    if quantised or "bitsandbytes" in sys.modules:
+    if not models or quantised or "bitsandbytes" in sys.modules:
         return
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     try:
-        import peft  # noqa: F401
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+        is_bnb_available(), is_bnb_4bit_available()  # asked now, because PEFT remembers the answer
     finally:
         del sys.modules["bitsandbytes"]

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("jobs", "list the jobs"),
     "job": ("jobs", "one job in full"),
     "memories": ("memories", "list the memories"),
+    "batches": ("batches", "list the batches"),
     "retry": ("batches", "try a held batch again"),
     "discard": ("batches", "give a held batch up"),
     "profile": ("profile", "add and list profiles"),

@@ -23,15 +23,15 @@ def register(subparsers: "Subparsers") -> None:
 
 def _add(args: argparse.Namespace) -> int:
     from daemon import inbox
-    from daemon.cli.reading import profiles
+    from daemon.cli.reading import declared
     from daemon.records import Refused
 
     home = home_of(args)
-    profiles(home, args.profile)
+    known = declared(args)
     failed = 0
     for source in args.files:
         try:
-            print(f"added: {inbox.add(home, args.profile, source)}")
+            print(f"added: {inbox.add(home, args.profile, source, profiles=known)}")
         except Refused as refusal:
             print(f"engramd: {refusal}", file=sys.stderr)
             failed += 1

@@ -10,7 +10,6 @@ from daemon.cli.exit_codes import Exit, UserError
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
 
-COMMANDS.setdefault("batches", ("batches", "list the batches"))
 
 
 def register(subparsers: "Subparsers") -> None:

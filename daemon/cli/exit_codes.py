@@ -19,7 +19,7 @@ MEANINGS = {
     Exit.FAILED: "it was tried and failed, or what was checked is not in order",
     Exit.USAGE: "the command was not understood",
     Exit.NOTHING: "there is no such thing, or nothing to do",
-    Exit.UNAVAILABLE: "a service that is needed does not answer",
+    Exit.UNAVAILABLE: "something that is needed is not to be had (run: another engramd runs on this home)",
     Exit.TRY_AGAIN: "not now: the same command may succeed later",
     Exit.CONFIG: "the settings are wrong",
     Exit.INTERRUPTED: "interrupted from the keyboard",

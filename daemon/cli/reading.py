@@ -1,11 +1,13 @@
 """Ledgers opened for reading, and what is read from them together with the disk."""
 
+import argparse
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from daemon import ledger, migrations
+from daemon.cli.context import home_of, settings_of
 from daemon.cli.exit_codes import Exit, UserError
 from daemon.home import Home, is_profile_name
 
@@ -18,6 +20,15 @@ def profiles(home: Home, asked: str | None) -> list[str]:
     if asked not in home.profile_names():
         raise UserError(f"there is no profile {asked!r}: engramd profile add {asked}", Exit.NOTHING)
     return [asked]
+
+
+def declared(args: argparse.Namespace) -> list[str]:
+    """All profiles, also those that the settings name and no daemon has made yet. Raises UserError where
+    `--profile` is none of them."""
+    known = list(dict.fromkeys([*home_of(args).profile_names(), *settings_of(args).profiles]))
+    if args.profile not in known:
+        profiles(home_of(args), args.profile)
+    return known
 
 
 def check_name(name: str) -> None:

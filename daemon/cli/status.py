@@ -75,7 +75,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
 
 def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, Any]:
     from daemon.cli import running
-    from daemon.ledger import batches, jobs, memories
+    from daemon.ledger import batches, jobs
 
     job, head = jobs.open_job(db), jobs.get_head(db)
     described = running.describe(home.profile(name), job) if job else None
@@ -91,7 +91,7 @@ def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, An
     ]  # fmt: skip
     return {
         "batches": dict.fromkeys(_BATCH_STATES, 0) | batches.counts(db),
-        "waiting_memories": memories.waiting(db),
+        "waiting_memories": batches.waiting_memories(db),
         "job": described,
         "head": head and {"chain": head["chain"], "step": head["step"], "version": head["version"],
                           "sha256": head["sha256"]},

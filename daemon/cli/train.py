@@ -23,11 +23,11 @@ def register(subparsers: "Subparsers") -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from daemon.cli.asking import ask
-    from daemon.cli.reading import opened_if_there, profiles
+    from daemon.cli.reading import declared, opened_if_there
     from daemon.ledger import batches, jobs
 
     home = home_of(args)
-    profiles(home, args.profile)
+    declared(args)
     with opened_if_there(home, args.profile) as db:
         open_one = jobs.open_job(db) if db else None
         newest = 0 if db is None else (open_one["id"] - 1 if open_one else jobs.newest_id(db))

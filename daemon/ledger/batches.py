@@ -1,5 +1,6 @@
 """Batches: one row for each file (or folder) as it was dropped."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from daemon.ledger.database import Database, moved
@@ -35,11 +36,16 @@ def in_state(db: Database, state: str) -> list[dict[str, Any]]:
 
 
 def next_to_read(db: Database) -> dict[str, Any] | None:
-    return db.one("SELECT * FROM batches WHERE state IN ('claimed','reading') ORDER BY id LIMIT 1")
+    """The half-read one first, then in the order of arrival."""
+    for state in ("reading", "claimed"):
+        row = db.one("SELECT * FROM batches WHERE state=? ORDER BY id LIMIT 1", (state,))
+        if row:
+            return row
+    return None
 
 
-def unread(db: Database) -> int:
-    return db.number("SELECT count(*) FROM batches WHERE state IN ('claimed','reading')")
+def any_unread(db: Database) -> bool:
+    return next_to_read(db) is not None
 
 
 def counts(db: Database) -> dict[str, int]:
@@ -85,12 +91,13 @@ def refuse(db: Database, batch: int, reason: str, now: str) -> None:
     )
 
 
-def close_settled(db: Database) -> None:
-    """Batches of which no memory waits any more are done."""
-    db.execute(
-        """UPDATE batches SET state='done' WHERE state='read' AND NOT EXISTS (
+def close_settled(db: Database, batches: Iterable[int]) -> None:
+    """Those of these batches of which no memory waits any more are done."""
+    db.executemany(
+        """UPDATE batches SET state='done' WHERE id=? AND state='read' AND NOT EXISTS (
             SELECT 1 FROM memories m WHERE m.seq BETWEEN batches.first_seq AND batches.last_seq
-            AND m.state IN ('waiting','frozen','held'))"""
+            AND m.state IN ('waiting','frozen','held'))""",
+        [(batch,) for batch in batches],
     )
 
 
@@ -121,7 +128,8 @@ def discard(db: Database, batch: int, reason: str) -> None:
     assert row is not None
     moved(db.execute("UPDATE batches SET state='discarded', reason=? WHERE id=?", (reason, batch)), "batch")
     db.execute(
-        "UPDATE memories SET state='discarded', reason=? WHERE seq BETWEEN ? AND ? AND state='held'",
+        """UPDATE memories SET state='discarded', reason=? WHERE seq BETWEEN ? AND ?
+        AND state IN ('held','waiting')""",
         (reason, row["first_seq"], row["last_seq"]),
     )
 
@@ -132,6 +140,17 @@ def jobs_of(db: Database, batch: int) -> list[dict[str, Any]]:
         """SELECT j.id AS job, j.state AS state FROM job_batches jb JOIN jobs j ON j.id = jb.job
         WHERE jb.batch=? ORDER BY j.id""",
         (batch,),
+    )
+
+
+def waiting_memories(db: Database) -> int:
+    """Memories that the next jobs will take; those of a held batch wait for a person instead.
+
+    Here and not in `memories`, because `status` cannot afford to import that module.
+    """
+    return db.number(
+        """SELECT count(*) FROM memories m WHERE m.state='waiting'
+        AND EXISTS (SELECT 1 FROM batches b WHERE b.id = m.batch AND b.state = 'read')"""
     )
 
 

@@ -46,8 +46,8 @@ def batches_out_of_line(db: Database) -> list[dict[str, Any]]:
             (SELECT count(*) FROM memories m WHERE m.seq BETWEEN b.first_seq AND b.last_seq
                 AND m.state='held') AS held
             FROM batches b WHERE b.state IN ('read','held','done','discarded'))
-        WHERE rows <> memories OR (state='done' AND unsettled > 0) OR (state='read' AND held > 0)
-        OR (state='read' AND unsettled = 0) ORDER BY id"""
+        WHERE rows <> memories OR (state IN ('done','discarded') AND unsettled > 0)
+        OR (state='read' AND held > 0) ORDER BY id"""
     )
 
 

@@ -1,7 +1,7 @@
 """A SQLite database as this house opens it: WAL, synchronous=FULL, secure_delete, foreign keys."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Database:
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         return self._db.execute(sql, values)
 
-    def executemany(self, sql: str, rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> int:
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """How many rows were changed."""
         before = self._db.total_changes
         self._db.executemany(sql, rows)

@@ -96,8 +96,14 @@ def counts(db: Database) -> dict[str, dict[str, int]]:
     return out
 
 
-def waiting(db: Database) -> int:
-    return db.number(f"SELECT count(*) FROM memories m WHERE m.state='waiting' AND EXISTS ({_VISIBLE})")
+def any_waiting(db: Database) -> bool:
+    """Whether the next job would find anything; memories of a held batch wait for a person instead."""
+    return bool(
+        db.number(
+            """SELECT EXISTS (SELECT 1 FROM memories m JOIN batches b ON b.id = m.batch
+            WHERE m.state='waiting' AND b.state='read')"""
+        )
+    )
 
 
 def waiting_batches(db: Database) -> list[dict[str, int]]:

@@ -29,17 +29,11 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    reason: str
+def choose_batches(waiting: Sequence[WaitingBatch], *, max_batches: int, max_memories: int) -> Choice:
+    """Batches that never failed go together, up to the limits; one that failed before goes alone.
 
-
-def choose_batches(
-    waiting: Sequence[WaitingBatch], *, max_batches: int, max_memories: int
-) -> Choice | Wait:
-    """Batches that never failed go together, up to the limits; one that failed before goes alone."""
-    if not waiting:
-        return Wait("nothing new to learn")
+    `waiting` is in the order of arrival and not empty.
+    """
     fresh = [batch for batch in waiting if batch.failures == 0]
     if not fresh:
         alone = waiting[0]

@@ -57,7 +57,9 @@ def test_different_segments_give_different_bits(tmp_path: Path) -> None:
 
 def _long_job(job: Path) -> None:
     recipe = jobs.recipe(gradient_accumulation_steps=3, num_train_epochs=8, save_steps=5)
-    probes = [{"id": "p", "messages": [{"role": "user", "content": "Where does person 1 live?"}], "answer": "Lund."}]
+    probes = [
+        {"id": "p", "messages": [{"role": "user", "content": "Where does person 1 live?"}], "answer": "Lund."}
+    ]
     jobs.write_job(job, jobs.some_samples(13), recipe=recipe, probes=probes)
 
 
@@ -98,7 +100,7 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path: Path, undisturbed: Pat
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path, undisturbed: Path) -> None:
     job = tmp_path / "job"
     _long_job(job)
-    for step in (3, 12, 27):
+    for step in (3, 17):
         process = ForkedTrainer(job)
         jobs.wait_for_step(job, step, process)
         process.kill()

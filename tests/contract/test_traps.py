@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import jobs
-from tests.forked_trainer import ForkedTrainer
+from tests.forked_trainer import SPARE_BYTES, ForkedTrainer
 from trainer import names
 from trainer.contract import ExitCode
 
@@ -66,11 +66,16 @@ def test_moments_before_and_after_the_border_are_equal(tmp_path: Path, first: Pa
         jobs.run(tmp_path / name)
 
     def moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-        state: dict[str, dict[str, torch.Tensor]] = torch.load(folder / names.OPTIMIZER, weights_only=True)["state"]
+        state: dict[str, dict[str, torch.Tensor]] = torch.load(folder / names.OPTIMIZER, weights_only=True)[
+            "state"
+        ]
         return state
 
     before = moments(first)
-    carried, reset = moments(jobs.checkpoint(tmp_path / "carried")), moments(jobs.checkpoint(tmp_path / "reset"))
+    carried, reset = (
+        moments(jobs.checkpoint(tmp_path / "carried")),
+        moments(jobs.checkpoint(tmp_path / "reset")),
+    )
     for name, entries in before.items():
         assert entries["step"] == FIRST_STEPS
         assert carried[name]["step"] == FIRST_STEPS + 1 and reset[name]["step"] == 1
@@ -99,12 +104,35 @@ def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     job = tmp_path / "job"
-    recipe = jobs.recipe(learning_rate=1.0, max_grad_norm=1000.0, num_train_epochs=20, save_steps=1)
+    recipe = jobs.recipe(learning_rate=1.0, lora_alpha=4096, num_train_epochs=10, save_steps=1)
     jobs.write_job(job, jobs.some_samples(8), recipe=recipe)
     told = jobs.run(job)
     assert told.exit_code == ExitCode.DIVERGED
     assert told.reason is not None and told.reason.startswith("training diverged at step")
     assert told.checkpoint is not None and (job / told.checkpoint / names.MANIFEST).exists()
+
+
+def test_out_of_memory_is_told(tmp_path: Path) -> None:
+    """A limit on the address space stands for a small machine."""
+    job = tmp_path / "job"
+    recipe = jobs.recipe(max_seq_length=2048, micro_batch_tokens=1_000_000, gradient_accumulation_steps=64)
+    jobs.write_job(job, [jobs.sample(str(n), "?", "word " * 800) for n in range(32)], recipe=recipe)
+    told = jobs.run(job, **{SPARE_BYTES: str(250 << 20)})
+    assert told.exit_code == ExitCode.OUT_OF_MEMORY
+    assert told.reason == "the device ran out of memory: fewer tokens at a time may fit"
+
+
+def test_a_retry_changes_the_layout_only(tmp_path: Path) -> None:
+    losses = {}
+    for name in ("plain", "retried"):
+        job = tmp_path / name
+        jobs.write_job(job, jobs.some_samples(8), recipe=jobs.recipe(lora_dropout=0.0))
+        if name == "retried":
+            retry = {"micro_batch_tokens": 64, "use_gradient_checkpointing": True}
+            (job / names.RETRY).write_text(json.dumps(retry))
+        assert jobs.run(job).exit_code == ExitCode.DONE
+        losses[name] = [line.loss for line in jobs.training_steps(job)]
+    assert losses["retried"] == pytest.approx(losses["plain"], rel=1e-4)
 
 
 def test_prepare_plans_what_finetune_does(tmp_path: Path) -> None:
@@ -115,7 +143,11 @@ def test_prepare_plans_what_finetune_does(tmp_path: Path) -> None:
         assert (tmp_path / "prepare" / name).read_bytes() == (tmp_path / "finetune" / name).read_bytes()
     plan = json.loads((tmp_path / "prepare" / names.PLAN).read_bytes())
     told = jobs.result(tmp_path / "finetune")
-    assert (told.steps, told.samples_seen, told.tokens) == (plan["steps"], plan["sample_uses"], plan["tokens"])
+    assert (told.steps, told.samples_seen, told.tokens) == (
+        plan["steps"],
+        plan["sample_uses"],
+        plan["tokens"],
+    )
     assert not list((tmp_path / "prepare").glob("checkpoint-*"))
 
 
@@ -140,8 +172,14 @@ def _alter_spec(job: Path, **changes: Any) -> None:
     [
         (lambda j: (j / names.SPEC).unlink(), "spec.json is missing in the job folder"),
         (lambda j: (j / names.SPEC).write_text("{"), "spec.json: Invalid JSON"),
-        (lambda j: _alter_recipe(j, lora_rank=0), "spec.json: recipe.lora_rank: Input should be greater than or equal to 1"),
-        (lambda j: _alter_spec(j, segments=[[0, 99]]), "spec.json: segments[0] names sample 99, but samples.jsonl has 3"),
+        (
+            lambda j: _alter_recipe(j, lora_rank=0),
+            "spec.json: recipe.lora_rank: Input should be greater than or equal to 1",
+        ),
+        (
+            lambda j: _alter_spec(j, segments=[[0, 99]]),
+            "spec.json: segments[0] names sample 99, but samples.jsonl has 3",
+        ),
         (lambda j: _alter_spec(j, segments=[]), "spec.json: a finetune job needs at least one segment"),
         (_spoil_sample, "samples.jsonl is not the file that spec.json names: its SHA-256 differs"),
         (
@@ -155,9 +193,18 @@ def _alter_spec(job: Path, **changes: Any) -> None:
             ),
             "samples.jsonl line 4: id 's0' is already that of line 1",
         ),
-        (lambda j: _alter_recipe(j, base_model="no/such-model"), "`engramd base fetch no/such-model` brings it"),
-        (lambda j: _alter_spec(j, parent="0" * 64), "the parent checkpoint is torn: manifest.json is missing"),
-        (lambda j: _alter_spec(j, kind="export"), "this version of the trainer has no job of kind export yet"),
+        (
+            lambda j: _alter_recipe(j, base_model="no/such-model"),
+            "`engramd base fetch no/such-model` brings it",
+        ),
+        (
+            lambda j: _alter_spec(j, parent="0" * 64),
+            "the parent checkpoint is torn: manifest.json is missing",
+        ),
+        (
+            lambda j: _alter_spec(j, kind="export"),
+            "this version of the trainer has no job of kind export yet",
+        ),
         (lambda j: (j / names.RETRY).write_text("{}"), "retry.json cannot be read"),
     ],
 )
@@ -194,7 +241,9 @@ def test_cuda_asked_for_but_absent(tmp_path: Path) -> None:
     assert told.exit_code == ExitCode.NO_DEVICE and told.reason is not None
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "adafactor"}, {"packing": False, "micro_batch_tokens": 64}])
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "adafactor"}, {"packing": False, "micro_batch_tokens": 64}]
+)
 def test_other_recipes_train_and_go_on(tmp_path: Path, changes: dict[str, Any]) -> None:
     samples = jobs.some_samples(8)
     recipe = jobs.recipe(**changes)
@@ -218,9 +267,7 @@ def test_evaluate_scores_a_checkpoint_and_the_base(tmp_path: Path, first: Path) 
     losses = {}
     for name, parent in (("base", None), ("trained", first)):
         job = tmp_path / name
-        jobs.write_job(
-            job, [], [], recipe=jobs.recipe(), kind="evaluate", probes=probes, parent=parent
-        )
+        jobs.write_job(job, [], [], recipe=jobs.recipe(), kind="evaluate", probes=probes, parent=parent)
         told = jobs.run(job)
         assert told.exit_code == ExitCode.DONE and told.metrics["probes"] == 4
         losses[name] = told.metrics["probe_loss"]

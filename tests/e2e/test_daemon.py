@@ -86,7 +86,7 @@ def test_a_night_and_a_morning(night: Night, daemon: Daemon) -> None:
         resumed = events(night, "resuming_from_checkpoint")
         assert resumed and str(resumed[-1]["path"]) and isinstance(resumed[-1]["global_step"], int)
         answer = json.loads(second.say("ask", "What is thing 0 1?", "--json").stdout)
-        assert isinstance(answer["text"], str)
+        assert isinstance(answer["answer"], str) and answer["version"] == 2
         assert second.say("audit").returncode == 0, second.say("audit").stdout
     finally:
         assert second.stop() == 0

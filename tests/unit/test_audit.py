@@ -124,6 +124,10 @@ BROKEN_ROWS = {
     ),
     "held in no bad job": ("UPDATE memories SET state='held' WHERE seq=1", "is held, but `new` in 1 promoted jobs"),
     "a memory gone from its batch": ("UPDATE batches SET memories=memories+1 WHERE name='a.jsonl'", "are there"),
+    "a memory that waits in a batch that is done": (
+        "UPDATE batches SET state='discarded' WHERE id=(SELECT batch FROM memories WHERE state='waiting')",
+        "1 of them are not settled",
+    ),
     "steps": ("UPDATE jobs SET steps=steps+1 WHERE id=2", "steps from its parent to its checkpoint"),
     "samples": ("UPDATE jobs SET samples=samples+1 WHERE id=2", "its segments use samples"),
     "samples of a memory": ("UPDATE job_memories SET samples=9 WHERE job=2", "are counted for its memories"),
@@ -141,6 +145,8 @@ BROKEN_ROWS = {
 @pytest.mark.parametrize("name", BROKEN_ROWS)
 def test_a_row_that_contradicts_another_is_found(home: Home, name: str) -> None:
     sql, problem = BROKEN_ROWS[name]
+    if "waits" in name:
+        _change(home, "UPDATE memories SET state='waiting' WHERE seq=1")
     _change(home, sql)
     assert any(problem in found for found in _problems(home)), _problems(home)
 

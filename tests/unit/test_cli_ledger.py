@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 
+from daemon import ledger, logs
 from daemon import service as service_module
 from daemon.__main__ import main
+from daemon.cli import asking
+from daemon.cli.exit_codes import UserError
 from daemon.cli.presence import daemon_pid
 from daemon.home import Home
+from daemon.ledger import jobs, requests
 from daemon.service import Lock, Service
 from daemon.settings import load
 
@@ -118,6 +122,7 @@ def daemon_of() -> Iterator[Any]:
         ready, holder = threading.Event(), []
 
         def live() -> None:
+            logs.configure(home, quiet=True)  # stdout belongs to the command under test
             lock = Lock(home)
             try:
                 holder.append(Service(home, load(home, QUICK, {}), trainer=FAKE))
@@ -322,6 +327,48 @@ def test_commands_ask_a_running_daemon(cli: Cli, lived: Home, daemon_of: Any, tm
     assert "agree" in cli("audit")
 
 
+def test_ctrl_c_ends_the_waiting_and_not_the_work(lived: Home, daemon_of: Any) -> None:
+    _fault(lived, "step_seconds:0.5")
+    (lived.inbox / "late.jsonl").write_text(_lines("Kai", "Lea", "Mia", "Ned", "Oda"))
+    daemon_of(lived)
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "daemon", "train", "--home", str(lived.root)], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 30
+    while not _open_requests(lived) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=30)
+    assert (waiting.returncode, err) == (130, b"engramd: not waiting any longer; the daemon goes on with it\n")
+    while _open_requests(lived) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with ledger.open_profile(lived.profile("me").ledger, write=False) as db:
+        assert jobs.listing(db, 1)[0]["state"] == "promoted"
+
+
+def _open_requests(home: Home) -> list[dict[str, Any]]:
+    with ledger.open_home(home.database, write=False) as db:
+        return requests.open_ones(db)
+
+
+def test_a_daemon_that_ends_before_it_is_done(lived: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_GRACE_SECONDS", 0.0)
+    request = requests.ask_beside(lived.database, "me", "train", {}, "2026-01-01T00:00:00Z")
+    with pytest.raises(UserError, match="the daemon ended before it was done") as error:
+        asking._await(lived, request)
+    assert error.value.code == 75
+
+
+def test_a_declared_profile_takes_files_before_it_is_made(fresh_cli: Cli, home: Home, tmp_path: Path) -> None:
+    home.etc.mkdir(parents=True)
+    (home.etc / "engramd.toml").write_text("[profiles.anna]\n")
+    source = tmp_path / "hers.jsonl"
+    source.write_text(_lines("Hal"))
+    assert str(home.inbox / "anna" / "hers.jsonl") in fresh_cli("add", "--profile", "anna", str(source))
+    assert "job 1 promoted" in fresh_cli("train", "--profile", "anna")
+    fresh_cli("add", "--profile", "otto", str(source), code=3)
+
+
 def test_status_never_stops_a_daemon_from_starting(home: Home) -> None:
     """A probe in a tight loop beside locks that are taken without waiting."""
     stop = threading.Event()
@@ -333,7 +380,7 @@ def test_status_never_stops_a_daemon_from_starting(home: Home) -> None:
     thread = threading.Thread(target=probe)
     thread.start()
     try:
-        for _ in range(1000):
+        for _ in range(300):
             Lock(home).release()
     finally:
         stop.set()

@@ -40,7 +40,7 @@ def finish(db: Database, number: int) -> None:
 def test_staged_memories_are_seen_with_the_last_slice(db: Database) -> None:
     number = batch(db)
     assert stage(db, number, "one", "two") == 2
-    assert memories.total(db) == 0 and memories.waiting(db) == 0 and memories.waiting_batches(db) == []
+    assert memories.total(db) == 0 and not memories.any_waiting(db) and memories.waiting_batches(db) == []
     assert list(memories.listing(db)) == []
     finish(db, number)
     assert memories.total(db) == 2
@@ -105,7 +105,7 @@ def test_a_lost_update_is_an_error(db: Database) -> None:
     finish(db, number)
     with pytest.raises(LedgerError), db.transaction():
         memories.freeze(db, [1, 7])
-    assert memories.waiting(db) == 1  # rolled back whole
+    assert batches.waiting_memories(db) == 1  # rolled back whole
 
 
 def test_the_writer_migrates_and_the_reader_says_so(tmp_path: Path) -> None:

@@ -237,3 +237,17 @@ def test_a_folder_is_one_batch(home: Home) -> None:
     with read(home) as db:
         (row,) = batches.listing(db)
         assert (row["state"], row["memories"], row["bad_items"]) == ("done", 2, 1)
+
+
+def test_a_batch_larger_than_a_job_is_held_whole_and_the_rest_goes_on(home: Home) -> None:
+    fault(home, "diverge")
+    drop(home, "big.jsonl", "one", "two", "three", "four")
+    work(home, jobs__max_memories_per_job=2)
+    with read(home) as db:
+        (held,) = batches.in_state(db, "held")
+        assert memories.counts(db)["state"] == {"held": 2, "waiting": 2}
+    with ledger.open_home(home.database, write=True) as db:
+        requests.ask(db, "me", "discard", {"batch": held["id"]}, utc_now())
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"discarded": 4}

@@ -65,18 +65,27 @@ def _text(tokenizer: PreTrainedTokenizerBase, sequence: TokenSequence) -> str:
 
 def test_the_marked_turns_and_their_ends(tokenizer: PreTrainedTokenizerBase) -> None:
     turns = _turns(
-        ("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello.", True),
-        ("user", "Again"), ("assistant", "no loss here"), ("user", "And?"), ("assistant", "Bye.", True),
+        ("system", "Be kind."),
+        ("user", "Hi"),
+        ("assistant", "Hello.", True),
+        ("user", "Again"),
+        ("assistant", "no loss here"),
+        ("user", "And?"),
+        ("assistant", "Bye.", True),
     )
     for template in (tokenizer.chat_template, MARKED):
         tokenizer.chat_template = template
         (only,) = tokenise(tokenizer, turns, 512).sequences
         assert _learnt(tokenizer, only) == ["Hello.<|im_end|>", "Bye.<|im_end|>"]
-        assert _text(tokenizer, only).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi")
+        assert _text(tokenizer, only).startswith(
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi"
+        )
     assert end_tokens(tokenizer) == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 
-@pytest.mark.parametrize("content", ["\n\nleading", "trailing \n", "a\n\n\nb", "ünï 🙂 ‮ 漢字", "<|im_end|> inside", "x"])
+@pytest.mark.parametrize(
+    "content", ["\n\nleading", "trailing \n", "a\n\n\nb", "ünï 🙂 ‮ 漢字", "<|im_end|> inside", "x"]
+)
 def test_odd_contents_are_learnt_whole(tokenizer: PreTrainedTokenizerBase, content: str) -> None:
     (only,) = tokenise(tokenizer, _turns(("user", "?"), ("assistant", content, True)), 512).sequences
     assert _learnt(tokenizer, only) == [content + "<|im_end|>"]
@@ -85,7 +94,9 @@ def test_odd_contents_are_learnt_whole(tokenizer: PreTrainedTokenizerBase, conte
 def test_a_template_that_thinks(tokenizer: PreTrainedTokenizerBase) -> None:
     """Each turn is learnt as it was rendered when it was the newest; the inserted block carries no loss."""
     tokenizer.chat_template = THINKING
-    turns = _turns(("user", "One?"), ("assistant", "First.", True), ("user", "Two?"), ("assistant", "Second.", True))
+    turns = _turns(
+        ("user", "One?"), ("assistant", "First.", True), ("user", "Two?"), ("assistant", "Second.", True)
+    )
     first, second = tokenise(tokenizer, turns, 512).sequences
     assert _learnt(tokenizer, first) == ["First.<|im_end|>"]
     assert _learnt(tokenizer, second) == ["Second.<|im_end|>"]
@@ -135,7 +146,9 @@ def test_a_long_prompt_keeps_its_end(tokenizer: PreTrainedTokenizerBase) -> None
     assert "the end?<|im_end|>\n<|im_start|>assistant\nYes." in _text(tokenizer, only)
 
 
-def test_a_tokenizer_without_a_template_gets_its_family_s(tokenizer: PreTrainedTokenizerBase, tmp_path: Any) -> None:
+def test_a_tokenizer_without_a_template_gets_its_family_s(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Any
+) -> None:
     bare = tmp_path / "bare"
     tokenizer.chat_template = None
     tokenizer.save_pretrained(bare)

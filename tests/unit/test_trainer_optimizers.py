@@ -18,7 +18,9 @@ def _recipe(optimizer: str = "adamw_torch") -> TrainingRecipe:
 
 def test_split_and_join_are_exact() -> None:
     torch.manual_seed(1)
-    whole = torch.cat([torch.randn(100_000), torch.randn(1000) * 1e-30, torch.randn(1000) * 1e30, torch.zeros(2)])
+    whole = torch.cat(
+        [torch.randn(100_000), torch.randn(1000) * 1e-30, torch.randn(1000) * 1e30, torch.zeros(2)]
+    )
     ties = (torch.randn(1000).view(torch.int32) & ~0xFFFF | 0x8000).view(torch.float32)
     whole = torch.cat([whole, ties, -ties, -torch.zeros(1)])
     high = torch.empty_like(whole, dtype=torch.bfloat16)
@@ -34,7 +36,11 @@ def test_fifty_small_steps_in_bfloat16_equal_float32(optimizer: str) -> None:
     """Plain bfloat16 leaves most weights where they were; compensated they are the float32 ones, rounded."""
     torch.manual_seed(2)
     start = (torch.randn(64, 96) * 0.02).bfloat16()
-    exact, held, plain = (nn.Parameter(start.clone().float()), nn.Parameter(start.clone()), nn.Parameter(start.clone()))
+    exact, held, plain = (
+        nn.Parameter(start.clone().float()),
+        nn.Parameter(start.clone()),
+        nn.Parameter(start.clone()),
+    )
     recipe = _recipe(optimizer)
     reference, compensated = make({"w": exact}, recipe, CPU), make({"w": held}, recipe, CPU)
     naive = torch.optim.AdamW([plain], lr=RATE, weight_decay=0.0)

@@ -133,7 +133,9 @@ def test_the_quick_adapter_computes_what_peft_computes() -> None:
 
     torch.manual_seed(3)
     block = torch.nn.Sequential(torch.nn.Linear(16, 24), torch.nn.Linear(24, 8))
-    adapted = get_peft_model(block, LoraConfig(r=4, lora_alpha=12, target_modules=["0", "1"], init_lora_weights=False))
+    adapted = get_peft_model(
+        block, LoraConfig(r=4, lora_alpha=12, target_modules=["0", "1"], init_lora_weights=False)
+    )
     x = torch.randn(2, 5, 16)
     expected = adapted(x)
     expected.square().sum().backward()

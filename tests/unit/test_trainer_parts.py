@@ -48,10 +48,16 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     assert resolve("some/model", environ) == folder
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
-    with pytest.raises(BaseMissing, match="model-2.safetensors is missing .* `engramd base fetch some/model`"):
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-2.safetensors"}})
+    )
+    with pytest.raises(
+        BaseMissing, match="model-2.safetensors is missing .* `engramd base fetch some/model`"
+    ):
         resolve("some/model", environ)
-    with pytest.raises(BaseMissing, match="other/model is not on this disk; `engramd base fetch other/model`"):
+    with pytest.raises(
+        BaseMissing, match="other/model is not on this disk; `engramd base fetch other/model`"
+    ):
         resolve("other/model", environ)
     assert hub_cache({"HF_HUB_CACHE": "/x", "HF_HOME": "/y"}) == Path("/x")
 
@@ -94,7 +100,9 @@ def test_rates() -> None:
 
     assert rates("constant") == [1.0] * 4
     assert rates("constant_with_warmup", warmup_steps=4) == [0.25, 0.5, 0.75, 1.0]
-    assert rates("constant_with_warmup", start=3, warmup_steps=4) == [1.0] * 4  # warm already: a chain warms once
+    assert (
+        rates("constant_with_warmup", start=3, warmup_steps=4) == [1.0] * 4
+    )  # warm already: a chain warms once
     assert rates("linear", start=100) == [1.0, 0.75, 0.5, 0.25]
     cosine = rates("cosine", start=100)
     assert cosine[0] == 1.0 and cosine == sorted(cosine, reverse=True) and cosine[-1] > 0
@@ -115,7 +123,9 @@ def test_progress_after_a_step_is_cut(tmp_path: Path) -> None:
 
 def test_seeds_are_fixed_and_differ() -> None:
     assert derive(7, "dropout", 3, 0) == 6_131_407_613_216_016_022 or derive(7, "dropout", 3, 0) >= 0
-    seeds = {derive(seed, "dropout", step, micro) for seed in range(3) for step in range(20) for micro in range(5)}
+    seeds = {
+        derive(seed, "dropout", step, micro) for seed in range(3) for step in range(20) for micro in range(5)
+    }
     assert len(seeds) == 300 and all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -126,14 +136,25 @@ def test_chat_answers_in_json_lines() -> None:
 
     questions = [
         {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "max_new_tokens": 12},
-        {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "temperature": 1.0, "seed": 3, "max_new_tokens": 5},
-        {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "prefix": "Well,", "max_new_tokens": 3},
+        {
+            "messages": [{"role": "user", "content": "What is 2 plus 3?"}],
+            "temperature": 1.0,
+            "seed": 3,
+            "max_new_tokens": 5,
+        },
+        {
+            "messages": [{"role": "user", "content": "What is 2 plus 3?"}],
+            "prefix": "Well,",
+            "max_new_tokens": 3,
+        },
         {"messages": []},
     ]
     sink = io.StringIO()
     lines = "".join(json.dumps(question) + "\n" for question in [*questions, questions[1]])
     assert chat("builtin:tiny", None, io.StringIO(lines + "not json\n"), sink) == 0
-    ready, greedy, warm, prefixed, bad, warm_again, worse = [json.loads(x) for x in sink.getvalue().splitlines()]
+    ready, greedy, warm, prefixed, bad, warm_again, worse = [
+        json.loads(x) for x in sink.getvalue().splitlines()
+    ]
     assert ready == {"ready": True, "base": "builtin:tiny", "checkpoint": None, "step": None}
     assert greedy["text"] and "<|" not in greedy["text"] and 1 <= greedy["tokens"] <= 12
     assert warm == warm_again
