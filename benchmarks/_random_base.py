@@ -85,7 +85,7 @@ def make_model(folder: Path, device: Any, dtype: Any, *, quantised: bool = False
             setattr(module, key, nn.Parameter(weight, requires_grad=False))
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # rotary embeddings
             with torch.device(device):
-                module._buffers.update(type(module)(config=config)._buffers)
+                setattr(model.get_submodule(above), own, type(module)(config=config))
     model.tie_weights()
     model.is_loaded_in_4bit = quantised  # what PEFT asks
     return model.eval()

@@ -109,24 +109,25 @@ class Clock:
         self.fewest = fewest
         self.steps: list[tuple[float, int]] = []
         self.stalls: list[float] = []
+        self.stop = False
         self._saving = 0.0
 
     def look(self, phase: str, fields: dict[str, Any]) -> None:
         now = time.perf_counter()
         if phase == "training" and "step" in fields:
             self.steps.append((now, fields["tokens"]))
+            measured = len(self.steps) - WARMUP
+            if measured >= 1:  # a hopelessly slow setting stops after one measured step
+                settled = measured >= self.fewest and now - self.steps[WARMUP - 1][0] > ENOUGH
+                self.stop = settled or now > self.deadline
         elif phase == "saving" and "checkpoint" not in fields:
             self._saving = now
         elif phase == "saving":
             self.stalls.append(now - self._saving)
 
     def is_set(self) -> bool:
-        """Asked by the trainer after each step. A hopelessly slow setting stops after one measured step."""
-        measured, now = len(self.steps) - WARMUP, time.perf_counter()
-        if measured < 1:
-            return False
-        long = now - self.steps[WARMUP - 1][0] > ENOUGH
-        return now > self.deadline or (long and measured >= self.fewest)
+        """Asked by the trainer after each step, more than once: the answer changes only in `look`."""
+        return self.stop
 
 
 def run(setting: Setting, micro_batch_tokens: int, folder: Path, budget: float, smoke: bool) -> dict[str, Any]:
@@ -188,6 +189,7 @@ def run(setting: Setting, micro_batch_tokens: int, folder: Path, budget: float, 
         "cold_gib": cold[0] if on_gpu else None,
         "stall_seconds": clock.stalls[-1],
         "steps": len(clock.steps) - WARMUP,
+        "samples_per_step": recipe.samples_per_step,
         "mean_sample_tokens": plan["tokens"] / plan["sample_uses"],
         "longest_sample_tokens": plan["longest"],
         "note": "; ".join(report.notices),
@@ -340,7 +342,10 @@ def main() -> int:
         print(table_line(row), flush=True)
         if options.json:
             options.json.write_text(json.dumps(told, indent=1))
-    print(f"\n{time.monotonic() - began:.0f} s in all")
+    if mix := next((row for row in rows if "steps" in row), None):
+        print(f"\nmix: {mix['mean_sample_tokens']:.0f} tokens a sample, longest {mix['longest_sample_tokens']}; "
+              f"{mix['samples_per_step']} samples a step")  # fmt: skip
+    print(f"{time.monotonic() - began:.0f} s in all")
     return 0 if any("tokens_per_second" in row for row in rows) else 1
 
 

@@ -31,8 +31,8 @@ PEOPLE = 3  # in each drop
 RECIPE: dict[str, Any] = {
     "base_model": "builtin:tiny", "dtype": "float32", "load_in_4bit": False, "optimizer": "adamw_torch",
     "use_gradient_checkpointing": False, "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.05,
-    "learning_rate": 3e-3, "num_train_epochs": 12, "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 16, "max_seq_length": 256,
+    "learning_rate": 3e-3, "num_train_epochs": 20, "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8, "max_seq_length": 256,
 }  # fmt: skip
 SETTINGS = "[inbox]\nquiet_seconds = 0.5\nscan_seconds = 1.0\n[service]\ntick_seconds = 0.2\n"
 PROMISED = {"told": 0.9, "asked": 0.6, "before": 0.2}
@@ -164,7 +164,7 @@ class Daemon:
 
 def recall(where: str, probes: Sequence[Probe]) -> float:
     """The share of greedy answers that contain the value; `where` is a checkpoint or a base's name."""
-    with Talk(chat_command([where])) as talk:
+    with Talk(chat_command(where)) as talk:
         hits = [
             probe.recalled(talk.say(probe.messages, prefix=probe.prefix, max_new_tokens=24)["text"])
             for probe in probes

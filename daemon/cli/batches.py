@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli import COMMANDS, command, drawing, profile_option
+from daemon.cli import command, drawing, profile_option
 from daemon.cli.context import home_of, print_json
 from daemon.cli.exit_codes import Exit, UserError
 

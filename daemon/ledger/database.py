@@ -38,6 +38,8 @@ class Database:
                 migrations.migrate(self._db, steps, path.name)
             else:
                 self._db.execute("PRAGMA query_only=ON")
+                if migrations.version(self._db) == 0:  # the daemon is making it at this moment
+                    raise Absent(str(path))
                 migrations.check(self._db, steps, path.name)
         except BaseException:
             self._db.close()

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks import gpu
 from tests.jobs import ROOT
 
 
@@ -24,4 +27,23 @@ def test_the_small_form_measures_every_setting(tmp_path: Path) -> None:
     for row in told["rows"]:
         assert row["steps"] >= 1 and row["tokens_per_second"] > 0 and row["stall_seconds"] > 0, row
         assert "padded rows" not in row["note"], row
-    assert not [path for path in tmp_path.iterdir() if path != figures], "left behind"
+    assert not list(tmp_path.glob("engramd-*")), "left behind"
+
+
+def test_what_runs_out_of_memory_is_tried_with_less_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def run(setting: gpu.Setting, micro_batch_tokens: int, *_: object) -> dict[str, object]:
+        tried.append(micro_batch_tokens)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(gpu, "run", run)
+    setting = gpu.settings(gpu.SMOKE_SHAPES)[0]
+    told = gpu.attempt(setting, 512, budget=1.0, smoke=True)
+    assert tried == [512, 128]
+    assert told == {"note": "out of memory at a micro-batch of 128 tokens"}
+
+
+def test_the_weights_of_the_shapes() -> None:
+    billions = {shape.name: round(shape.linear_weights / 1e9, 2) for shape in gpu.SHAPES}
+    assert billions == {"1.7B": 1.41, "8B": 6.95, "14B": 13.21}

@@ -26,7 +26,8 @@ THINKING = """
 {{ said }}{% else %}{{ m.content }}{% endif %}<|im_end|>
 {% endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif -%}
+{%- if enable_thinking is defined and enable_thinking is false -%}
+{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif -%}
 """
 MARKED = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
@@ -84,7 +85,7 @@ def test_the_marked_turns_and_their_ends(tokenizer: PreTrainedTokenizerBase) -> 
 
 
 @pytest.mark.parametrize(
-    "content", ["\n\nleading", "trailing \n", "a\n\n\nb", "ünï 🙂 ‮ 漢字", "<|im_end|> inside", "x"]
+    "content", ["\n\nleading", "trailing \n", "a\n\n\nb", "ünï 🙂 漢字", "<|im_end|> inside", "x"]
 )
 def test_odd_contents_are_learnt_whole(tokenizer: PreTrainedTokenizerBase, content: str) -> None:
     (only,) = tokenise(tokenizer, _turns(("user", "?"), ("assistant", content, True)), 512).sequences

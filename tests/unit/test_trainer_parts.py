@@ -52,7 +52,7 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path) -> None:
         json.dumps({"weight_map": {"a": "model-2.safetensors"}})
     )
     with pytest.raises(
-        BaseMissing, match="model-2.safetensors is missing .* `engramd base fetch some/model`"
+        BaseMissing, match=r"model-2.safetensors is missing .* `engramd base fetch some/model`"
     ):
         resolve("some/model", environ)
     with pytest.raises(
@@ -84,7 +84,7 @@ def test_divergence() -> None:
     assert detector.calm
     for step in (5, 6):
         detector.observe(step, limit + 1, 1.0)
-    with pytest.raises(Diverged, match="step 7: the loss is 12.2, above 11.2 for 3 steps in a row"):
+    with pytest.raises(Diverged, match=r"step 7: the loss is 12.2, above 11.2 for 3 steps in a row"):
         detector.observe(7, limit + 1, 1.0)
     for loss, norm in ((math.nan, 1.0), (1.0, math.inf)):
         with pytest.raises(Diverged, match="step 1: the loss or its gradient is no finite number"):
@@ -122,7 +122,7 @@ def test_progress_after_a_step_is_cut(tmp_path: Path) -> None:
 
 
 def test_seeds_are_fixed_and_differ() -> None:
-    assert derive(7, "dropout", 3, 0) == 6_131_407_613_216_016_022 or derive(7, "dropout", 3, 0) >= 0
+    assert derive(7, "dropout", 3, 0) == 2779476354713666946  # it must never change: old chains go on with it
     seeds = {
         derive(seed, "dropout", step, micro) for seed in range(3) for step in range(20) for micro in range(5)
     }
