@@ -12,7 +12,6 @@ Bars: peak RSS <= 300 MiB; a rescan with nothing new <= 0.1 of the first run's w
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,8 @@ lock, service = Lock(home), Service(home, settings)
 began, cpu = time.perf_counter(), time.process_time()
 service.run(until=service.idle)
 used = time.perf_counter() - began, time.process_time() - cpu
-print(json.dumps({"seconds": used[0], "cpu": used[1], "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": used[0], "cpu": used[1], "mib": peak}))
 """
 
 
@@ -122,7 +122,7 @@ def main() -> int:
         found = measure(Path(folder), options.smoke)
     for name, value in found.items():
         print(f"{name:32}{value:>14,.3f}" if isinstance(value, float) else f"{name:32}{value:>14,}")
-    print(f"({time.monotonic() - began:.0f} s, this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB)")
+    print(f"({time.monotonic() - began:.0f} s)")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     bars = {

@@ -1,6 +1,6 @@
 """`make demo`: the main job on a home of its own, with the builtin model and made-up people.
 
-A real daemon is started; two drops of memories in mixed formats (one file is broken) become two jobs;
+A real daemon is started; two drops (those in `examples/`, or of the people of another `--seed`) of memories in mixed formats (one file is broken) become two jobs;
 questions are asked before and after each. The table says what is recalled in the form in which it was
 told, and in question forms that no memory uses. Exit code 0 where the promised figures are reached.
 """
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,26 @@ from daemon.home import Home  # noqa: E402
 from daemon.ledger import batches, jobs, memories  # noqa: E402
 from tools.people import JOURNAL_PROMPTS, Fact, Person, Probe, Telling, make_people  # noqa: E402
 
+Told = list[tuple[Fact, list[Telling]]]
+EXAMPLES = ROOT / "examples"
+EXAMPLES_SEED = 1  # of the people in examples/drop-1 and drop-2
+BROKEN = "half-written.json"
 PEOPLE = 3  # in each drop
 RECIPE: dict[str, Any] = {
     "base_model": "builtin:tiny", "dtype": "float32", "load_in_4bit": False, "optimizer": "adamw_torch",
     "use_gradient_checkpointing": False, "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.05,
-    "learning_rate": 3e-3, "num_train_epochs": 20, "per_device_train_batch_size": 1,
+    "learning_rate": 3e-3, "num_train_epochs": 15, "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 8, "max_seq_length": 256,
 }  # fmt: skip
 SETTINGS = "[inbox]\nquiet_seconds = 0.5\nscan_seconds = 1.0\n[service]\ntick_seconds = 0.2\n"
 PROMISED = {"told": 0.9, "asked": 0.6, "before": 0.2}
 DEADLINE = 600.0  # seconds for one drop
+
+
+def show_progress(text: str) -> None:
+    """One line that is written over and over; nothing where stdout is no terminal."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K  {text}", end="" if text else "\r", flush=True)
 
 
 class Failed(Exception):
@@ -46,13 +56,13 @@ class Failed(Exception):
 # ---- what is dropped ------------------------------------------------------------------------------
 
 
-def tell(people: Sequence[Person], seed: int) -> list[tuple[Fact, list[Telling]]]:
+def tell(people: Sequence[Person], seed: int) -> Told:
     """Each fact in two or three wordings, as a life does."""
     rng = random.Random(f"tellings:{seed}")
     return [(fact, fact.tellings(rng, rng.choice((2, 3)))) for person in people for fact in person.facts]
 
 
-def write_drop(folder: Path, told: list[tuple[Fact, list[Telling]]], day: int) -> None:
+def write_drop(folder: Path, told: Told, day: int) -> None:
     """The memories of one drop in mixed formats: ShareGPT lines, origin JSON, a Markdown journal."""
     folder.mkdir(parents=True, exist_ok=True)
     tellings = [telling for _, all_of_one in told for telling in all_of_one]
@@ -81,13 +91,20 @@ def write_drop(folder: Path, told: list[tuple[Fact, list[Telling]]], day: int) -
         (journal / f"{number:03}.md").write_text(f"---\ndate: {date}\ntags: [journal]\n---\n{t.text}\n")
 
 
-def broken_file(folder: Path) -> Path:
-    path = folder / "half-written.json"
-    path.write_text('[{"type": "journal", "content": "The page ends in the mid')
-    return path
+def made_up(seed: int) -> tuple[list[Person], list[Told]]:
+    """The people of a seed, and what is told of them in the first and in the second drop."""
+    people = make_people(seed, 2 * PEOPLE)
+    return people, [tell(people[:PEOPLE], seed), tell(people[PEOPLE:], seed + 1)]
 
 
-def probes_of(told: list[tuple[Fact, list[Telling]]]) -> dict[str, list[Probe]]:
+def write_drops(root: Path, drops: Sequence[Told]) -> None:
+    """`drop-1` with a file that is torn in the middle, and `drop-2`."""
+    for number, told in enumerate(drops, 1):
+        write_drop(root / f"drop-{number}", told, number)
+    (root / "drop-1" / BROKEN).write_text('[{"type": "journal", "content": "The page ends in the mid')
+
+
+def probes_of(told: Told) -> dict[str, list[Probe]]:
     """One told-form and one asked-form probe a telling and a fact: enough to measure, quick enough to wait."""
     return {
         "told": [telling.probe(JOURNAL_PROMPTS[0]) for _, tellings in told for telling in tellings],
@@ -127,9 +144,9 @@ class Daemon:
                         raise Failed(f"job {failed[0]['id']} ended badly: {failed[0]['reason']}")
                     job = jobs.open_job(db)
                     if len(jobs.promoted(db)) >= jobs_done and job is None and not memories.any_waiting(db):
-                        self._bar("")
+                        show_progress("")
                         return
-                    self._bar(self._doing(job, batches.counts(db)))
+                    show_progress(self._doing(job, batches.counts(db)))
             except ledger.Absent:
                 pass
             time.sleep(0.3)
@@ -146,11 +163,6 @@ class Daemon:
         bar = "#" * int(done * 30)
         return f"job {job['id']} [{bar:<30}] step {step}/{steps}  loss {line.get('loss') or 0:.3f}"
 
-    @staticmethod
-    def _bar(text: str) -> None:
-        if sys.stdout.isatty():
-            print(f"\r\033[K  {text}", end="" if text else "\r", flush=True)
-
     def stop(self) -> None:
         self._process.terminate()
         try:
@@ -165,11 +177,13 @@ class Daemon:
 def recall(where: str, probes: Sequence[Probe]) -> float:
     """The share of greedy answers that contain the value; `where` is a checkpoint or a base's name."""
     with Talk(chat_command(where)) as talk:
-        hits = [
-            probe.recalled(talk.say(probe.messages, prefix=probe.prefix, max_new_tokens=24)["text"])
-            for probe in probes
-        ]
-    return sum(hits) / len(hits)
+        hits = 0
+        for number, probe in enumerate(probes, 1):
+            answer = talk.say(probe.messages, prefix=probe.prefix, max_new_tokens=24)
+            hits += probe.recalled(answer["text"])
+            show_progress(f"asking: {number} of {len(probes)}")
+    show_progress("")
+    return hits / len(probes)
 
 
 def head_of(home: Home) -> tuple[str, int]:
@@ -178,16 +192,6 @@ def head_of(home: Home) -> tuple[str, int]:
         head = jobs.get_head(db)
         assert head is not None
         return str(home.profile("me").chains / str(head["chain"]) / f"checkpoint-{head['step']}"), head["step"]
-
-
-def losses(home: Home) -> Iterator[tuple[int, list[float]]]:
-    """(job, loss of each step)"""
-    with ledger.open_profile(home.profile("me").ledger, write=False) as db:
-        promoted = jobs.promoted(db)
-    for job in promoted:
-        lines = (home.profile("me").jobs / job["folder"] / "progress.jsonl").read_text().splitlines()
-        steps = [json.loads(line) for line in lines]
-        yield job["id"], [line["loss"] for line in steps if line["phase"] == "training" and line.get("loss")]
 
 
 def optimizer_steps(checkpoint: str) -> int:
@@ -204,12 +208,11 @@ def optimizer_steps(checkpoint: str) -> int:
 
 
 def show(home: Home, seed: int) -> bool:
-    people = make_people(seed, 2 * PEOPLE)
-    drops = [tell(people[:PEOPLE], seed), tell(people[PEOPLE:], seed + 1)]
+    people, drops = made_up(seed)
     probes = [probes_of(told) for told in drops]
-    for number, told in enumerate(drops, 1):
-        write_drop(home.root / f"drop-{number}", told, number)
-    broken = broken_file(home.root / "drop-1")
+    source = EXAMPLES if seed == EXAMPLES_SEED else home.root
+    if source != EXAMPLES:
+        write_drops(source, drops)
 
     print(f"1. {2 * PEOPLE} made-up people, among them {people[0].name}; the untouched base is asked about them ...")
     table = {("before", n, form): recall("builtin:tiny", probes[n][form]) for n in (0, 1) for form in probes[n]}
@@ -219,7 +222,7 @@ def show(home: Home, seed: int) -> bool:
         steps = []
         for number in (1, 2):
             print(f"{number + 1}. Drop {number} goes into {home.inbox} ...")
-            daemon.drop(home.root / f"drop-{number}")
+            daemon.drop(source / f"drop-{number}")
             daemon.wait(number)
             checkpoint, step = head_of(home)
             steps.append((step, optimizer_steps(checkpoint)))
@@ -228,31 +231,28 @@ def show(home: Home, seed: int) -> bool:
                     table[f"after {number}", n, form] = recall(checkpoint, probes[n][form])
     finally:
         daemon.stop()
-    return report(home, table, steps, broken.name, people[0])
+    return report(home, table, steps, people[0])
 
 
 def report(
-    home: Home, table: dict[tuple[str, int, str], float], steps: list[tuple[int, int]], broken: str, person: Person
+    home: Home, table: dict[tuple[str, int, str], float], steps: list[tuple[int, int]], person: Person
 ) -> bool:
     print("\nRecall (share of greedy answers that hold the fact)")
-    print(f"{'':34}{'before':>8}{'after 1':>10}{'after 2':>10}")
+    print(f"{'':40}{'before':>9}{'after 1':>9}{'after 2':>9}")
     for n in (0, 1):
         for form, words in (("told", "in a form that was told"), ("asked", "in forms never used")):
             cells = [table.get((when, n, form)) for when in ("before", "after 1", "after 2")]
-            text = "".join(f"{'' if cell is None else f'{cell:.2f}':>{w}}" for cell, w in zip(cells, (8, 10, 10), strict=True))
-            print(f"facts of drop {n + 1}, {words:<18}{text}")
+            text = "".join(f"{'' if cell is None else f'{cell:.2f}':>9}" for cell in cells)
+            print(f"facts of drop {n + 1}, {words:<24}{text}")
     print("(facts of drop 1 after drop 2 are shown as they are: rehearsal of old memories is a later release)")
 
-    print("\nLoss, mean of 5 steps, across the border between the two jobs")
-    for job, values in losses(home):
-        means = [sum(values[i : i + 5]) / len(values[i : i + 5]) for i in range(0, len(values), 5)]
-        picked = means if len(means) <= 12 else [means[round(i * (len(means) - 1) / 11)] for i in range(12)]
-        print(f"  job {job}: " + " ".join(f"{mean:.2f}" for mean in picked))
+    print("\nLoss across the border between the two jobs (engramd loss):\n", flush=True)
+    subprocess.run([sys.executable, "-m", "daemon", "--home", str(home.root), "loss"], cwd=ROOT, check=True)
     print("\nOptimizer steps in the checkpoint (its own counter) and global step:")
     for number, (step, counter) in enumerate(steps, 1):
         print(f"  after drop {number}: counter {counter}, global step {step}")
-    reason = json.loads((home.failed / "me" / f"{broken}.reason.json").read_text())["reason"]
-    print(f"\nThe broken file: inbox/failed/me/{broken}\n  {reason}")
+    reason = json.loads((home.failed / "me" / f"{BROKEN}.reason.json").read_text())["reason"]
+    print(f"\nThe broken file: inbox/failed/me/{BROKEN}\n  {reason}")
 
     measured = [table[f"after {n + 1}", n, form] >= PROMISED[form] for n in (0, 1) for form in ("told", "asked")]
     untouched = [table["before", n, "told"] <= PROMISED["before"] for n in (0, 1)]
@@ -271,8 +271,12 @@ def report(
 def main() -> int:
     parser = argparse.ArgumentParser(description="The main job, shown on made-up people.")
     parser.add_argument("--seed", type=int, default=1, help="of the made-up people (default: 1)")
+    parser.add_argument("--write-examples", action="store_true", help="make examples/drop-1 and drop-2 anew, and end")
     parser.add_argument("--home", type=Path, help="where (default: a temporary folder, which is kept)")
     options = parser.parse_args()
+    if options.write_examples:
+        write_drops(EXAMPLES, made_up(EXAMPLES_SEED)[1])
+        return 0
     root = options.home or Path(tempfile.mkdtemp(prefix="engramd-demo-"))
     home = Home(root.resolve())
     home.etc.mkdir(parents=True, exist_ok=True)

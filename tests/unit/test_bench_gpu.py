@@ -47,3 +47,17 @@ def test_what_runs_out_of_memory_is_tried_with_less_and_then_told(monkeypatch: p
 def test_the_weights_of_the_shapes() -> None:
     billions = {shape.name: round(shape.linear_weights / 1e9, 2) for shape in gpu.SHAPES}
     assert billions == {"1.7B": 1.41, "8B": 6.95, "14B": 13.21}
+
+
+def test_a_random_base_made_in_place_is_the_one_that_loads_from_disk(tmp_path: Path) -> None:
+    import torch
+
+    from benchmarks._random_base import make_model, write_base
+    from trainer.base_model import load_model
+
+    folder = write_base(tmp_path, gpu.SMOKE_SHAPES[0])
+    made = make_model(folder, torch.device("cpu"), torch.float32)
+    loaded = load_model(folder, torch.device("cpu"), torch.float32)
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        assert torch.equal(made(ids).logits, loaded(ids).logits)
