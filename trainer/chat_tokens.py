@@ -100,7 +100,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The conversation up to where the assistant begins to speak, without thinking aloud."""
-    return _render(tokenizer, messages, ask=True, enable_thinking=False)
+    return _render(tokenizer, _harmless(tokenizer, messages), ask=True, enable_thinking=False)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -127,6 +127,7 @@ def tokenise(
     were spoken; else one for each loss turn, and several for an answer that is too long (each repeats
     the prompt). Raises BadSpec where the template cannot be followed.
     """
+    messages = _harmless(tokenizer, messages)
     turns = [number for number, message in enumerate(messages) if message.loss and message.content.strip()]
     together = _render_together(tokenizer, messages, turns)
     if together is not None:
@@ -142,6 +143,22 @@ def tokenise(
         split = split or len(parts) > 1
         cut = cut or was_cut
     return Tokenised(sequences, split, cut)
+
+
+def _harmless(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:
+    """Turns in which a special token that somebody wrote down (`<|im_end|>`) is text and ends nothing.
+
+    A space after its first character breaks it up; the memory itself stays as it is.
+    """
+    written = [token for token in _special(tokenizer).values() if len(token) > 1]
+    clean = []
+    for message in messages:
+        content = message.content
+        for token in written:
+            if token in content:
+                content = content.replace(token, f"{token[0]} {token[1:]}")
+        clean.append(message if content is message.content else message.model_copy(update={"content": content}))
+    return clean
 
 
 # --- rendering -----------------------------------------------------------------------------------------

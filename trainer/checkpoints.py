@@ -42,6 +42,7 @@ class TrainerState:
     last_loss: float | None
     detector_mean: float | None
     detector_strikes: int
+    detector_first: float | None
     chain_seed: int
     chain_key: dict[str, Any]
     optimizer_family: str

@@ -7,6 +7,7 @@ follow from the spec and the global step alone; nothing else may reach the weigh
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from torch import nn
 
 from trainer import checkpoints, names
 from trainer.batches import build
+from trainer.chat_tokens import TokenSequence
 from trainer.contract import BadSpec, Interrupted, JobSpec, TrainingRecipe
 from trainer.evaluation import score_probes
 from trainer.opening import Run, open_run
-from trainer.packing import layout
+from trainer.packing import MicroBatch, layout
 from trainer.prepare import Prepared, prepare
 from trainer.progress import ProgressLog
 from trainer.report import Flag, Report
@@ -56,13 +58,7 @@ def train(
         segment = spec.segments[run.segment]
         first = run.step_in_segment * recipe.samples_per_step
         samples = segment[first : first + recipe.samples_per_step]
-        sequences = [sequence for sample in samples for sequence in prepared.tokenised[sample].sequences]
-        micro_batches = layout(
-            [sequence.length for sequence in sequences],
-            packing=run.packing,
-            max_seq_length=recipe.max_seq_length,
-            micro_batch_tokens=run.micro_batch_tokens,
-        )
+        sequences, micro_batches = lay_out(run, recipe, prepared, samples)
         loss_tokens = sum(sequence.loss_tokens for sequence in sequences)
 
         # Gradients: each token that is learnt weighs the same, in whichever micro-batch it lies.
@@ -107,9 +103,39 @@ def train(
 
         due = run.global_step % recipe.save_steps == 0 and run.detector.calm
         if due or run.global_step == last_step or stop.is_set():
+            run.detector.compare(run.global_step, loss_again(run, spec, prepared, pad))
             save(run, job, recipe, log, report)
         if stop.is_set() and run.global_step < last_step:
             raise Interrupted(f"stopped at step {run.global_step} of {last_step}")
+
+
+def lay_out(
+    run: Run, recipe: TrainingRecipe, prepared: Prepared, samples: Sequence[int]
+) -> tuple[list[TokenSequence], list[MicroBatch]]:
+    """The token sequences of these samples, and the rows that they lie in."""
+    sequences = [sequence for sample in samples for sequence in prepared.tokenised[sample].sequences]
+    rows = layout(
+        [sequence.length for sequence in sequences],
+        packing=run.packing,
+        max_seq_length=recipe.max_seq_length,
+        micro_batch_tokens=run.micro_batch_tokens,
+    )
+    return sequences, rows
+
+
+@torch.no_grad()
+def loss_again(run: Run, spec: JobSpec, prepared: Prepared, pad: int) -> float:
+    """The loss, now, of the samples that the job began with: what training made of them."""
+    samples = spec.segments[0][: spec.recipe.samples_per_step]
+    sequences, micro_batches = lay_out(run, spec.recipe, prepared, samples)
+    total = 0.0
+    run.opened.model.eval()
+    for micro in micro_batches:
+        batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
+        with run.autocast():
+            total += float(run.opened.head.losses(batch).sum())
+    run.opened.model.train()
+    return total / sum(sequence.loss_tokens for sequence in sequences)
 
 
 def rate_at(recipe: TrainingRecipe, global_step: int, job_step: int, job_steps: int) -> float:

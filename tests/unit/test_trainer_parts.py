@@ -91,6 +91,15 @@ def test_divergence() -> None:
             Detector(vocabulary=10).observe(1, loss, norm)
 
 
+def test_data_that_begins_far_up_is_no_divergence() -> None:
+    detector = Detector(vocabulary=1280, mean=0.3)
+    for step in range(1, 6):
+        detector.observe(step, 12.0, 1.0)
+    detector.compare(5, 13.0)
+    with pytest.raises(Diverged, match=r"by step 6: .* rose from 12 to 25"):
+        detector.compare(6, 25.0)
+
+
 def test_rates() -> None:
     from trainer.finetune import rate_at
 
