@@ -5,10 +5,12 @@ Work in a temporary name, fsync the file, rename, fsync the folder. Nothing here
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import signal
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +34,21 @@ def is_temp(name: str) -> bool:
 
 def temp_beside(path: Path) -> Path:
     return path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+
+
+def is_being_written(fd: int) -> bool:
+    """Whether anybody has this file (opened for reading by us) open for writing: a pause is not its end.
+
+    Linux refuses a read lease on such a file. Where leases cannot be had (another owner's file, some
+    network file systems) the answer is no.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # a lease that is broken at once must not kill us
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def fsync_dir(folder: str | Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon import inbox, readers
+from daemon import durable, inbox, readers
 from daemon.ledger import batches, memories
 from daemon.logs import get_logger
 from daemon.records import BadItem, Memory, Refused
@@ -62,17 +62,14 @@ class Ingestion:
     def recover(self, now: str) -> None:
         """Files in `claimed/` that the ledger does not wait for: registered, archived or rejected."""
         world = self._world
+        self._open = None
         unknown: list[inbox.Claim] = []
-        done: list[Path] = []
         for claim in inbox.claimed_files(world.home, world.name):
             row = batches.latest_of_path(world.db, claim.path.name)
             if row is None:
                 unknown.append(claim)
-            elif row["state"] == "refused":
-                self._reject(row, now)
             elif row["state"] not in ("claimed", "reading"):
-                done.append(claim.path)
-        inbox.archive_slice(world.home, world.name, done, now[:7])
+                self._put_away([row], now)
         if unknown:
             self.register(unknown, now)
 
@@ -101,7 +98,9 @@ class Ingestion:
         except BaseException:
             self._open = None  # its position is ahead of what was committed: the next slice starts it anew
             raise
-        self._put_away(ended, now)
+        for open_ in ended:
+            self._tell(open_)
+        self._put_away([batches.get(db, open_.row["id"]) or open_.row for open_ in ended], now)
         return worked
 
     def _begin(self, budget: int) -> bool:
@@ -146,7 +145,7 @@ class Ingestion:
     def _take(self, open_: _Open, budget: int, deadline: float) -> int:
         """Stage at most `budget` items of the open batch; gives how many it looked at, at least 1."""
         settings = self._world.settings
-        enough = memories.count_at_least(self._world.db, settings.jobs.held_out_from)
+        before = open_.first_seq - 1 + open_.taken  # how many came before, whatever the slices
         judged: list[memories.Judged] = []
         looked_at = 0
         while not open_.ended and looked_at < budget and (looked_at % 64 or self._clock() < deadline):
@@ -166,6 +165,7 @@ class Ingestion:
                 continue
             id_, verdict = item.id, judge(item, self._world.curation)
             state, reason = ("waiting", None) if verdict.keep else ("skipped", verdict.reason)
+            enough = before + len(judged) >= settings.jobs.held_out_from
             if verdict.keep and planning.is_held_out(id_, settings.jobs.held_out_percent, enough=enough):
                 state, reason = "held_out", "kept for measuring"
             open_.skipped += not verdict.keep
@@ -195,27 +195,48 @@ class Ingestion:
         )  # fmt: skip
         return True
 
-    def _put_away(self, ended: list[_Open], now: str) -> None:
-        """After the commit: read files go to the archive, refused ones to `failed/`."""
-        done = []
-        for open_ in ended:
-            row = open_.row
-            log = self._log.bind(batch=row["id"], file=row["name"])
-            if open_.refused is not None:
-                self._reject(row | {"reason": open_.refused}, now)
-                log.warning("batch_refused", reason=open_.refused)
-            else:
-                done.append(self._world.paths.claimed / row["path"])
-                log.info(
-                    "batch_read", memories=open_.new, duplicates=open_.taken - open_.new,
-                    skipped=open_.skipped, bad_items=open_.bad_items,
-                )  # fmt: skip
-        if done:
-            inbox.archive_slice(self._world.home, self._world.name, done, now[:7])
+    def _tell(self, open_: _Open) -> None:
+        log = self._log.bind(batch=open_.row["id"], file=open_.row["name"])
+        if open_.refused is not None:
+            log.warning("batch_refused", reason=open_.refused)
+            return
+        log.info(
+            "batch_read", memories=open_.new, duplicates=open_.taken - open_.new, skipped=open_.skipped,
+            bad_items=open_.bad_items,
+        )  # fmt: skip
 
-    def _reject(self, row: dict[str, Any], now: str) -> None:
-        path = self._world.paths.claimed / row["path"]
-        if path.exists():
-            inbox.reject(
-                self._world.home, path, self._world.name, row["name"], row["reason"], now, batch=row["id"]
-            )
+    def _put_away(self, rows: list[dict[str, Any]], now: str) -> None:
+        """After the commit: read files go to the archive, refused ones to `failed/`."""
+        world, done = self._world, []
+        for row in rows:
+            path = world.paths.claimed / row["path"]
+            if not path.exists() or self._take_again(path, row, now):
+                continue
+            if row["state"] == "refused":
+                inbox.reject(world.home, path, world.name, row["name"], row["reason"], now, batch=row["id"])
+            else:
+                done.append(path)
+        if done:
+            inbox.archive_slice(world.home, world.name, done, now[:7])
+
+    def _take_again(self, path: Path, row: dict[str, Any], now: str) -> bool:
+        """A writer that paused for longer than the quiet time still writes into the file that we claimed.
+
+        Reading it again is harmless: what is known already counts as a duplicate.
+        """
+        status = path.stat()
+        if path.is_dir() or (status.st_size, status.st_mtime) == (row["size"], row["mtime"]):
+            return False
+        sha256 = durable.sha256_file(path)
+        if sha256 == row["sha256"]:
+            return False
+        target = path.with_name(f"{sha256}-{path.name.partition('-')[2]}")
+        durable.rename_durable(path, target)
+        with self._world.db.transaction():
+            batches.renamed(self._world.db, row["id"], target.name, sha256, status.st_size, status.st_mtime)
+        claim = inbox.Claim(
+            self._world.name, sha256, row["name"], target, status.st_size, status.st_mtime, is_folder=False
+        )
+        self._log.warning("file_grew_after_claim", batch=row["id"], file=row["name"])
+        self.register([claim], now)
+        return True

@@ -95,6 +95,8 @@ def read_plan(folder: Path) -> contract.Plan | None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step that this job has written itself."""
+    if not folder.is_dir():  # somebody freed space; audit tells
+        return None
     steps = {step: entry for entry in folder.iterdir() if (step := names.checkpoint_step(entry.name)) is not None}
     return steps[max(steps)] if steps else None
 
@@ -111,6 +113,6 @@ def tail_log(folder: Path, characters: int = 300) -> str:
 def tidy(folder: Path) -> None:
     """After the verdict: the parent's links and the intermediate checkpoints go, the records stay."""
     shutil.rmtree(folder / names.PARENT, ignore_errors=True)
-    for entry in folder.iterdir():
+    for entry in folder.iterdir() if folder.is_dir() else ():
         if names.checkpoint_step(entry.name) is not None or entry.name.startswith(".tmp-"):
             shutil.rmtree(entry)

@@ -1,13 +1,14 @@
 """The road, walked again and again: recover, tick(now), stop. Signals only set flags."""
 
+import contextlib
 import errno
 import fcntl
 import json
 import math
 import os
+import queue
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.ledger import batches, jobs, memories, requests
 from daemon.logs import get_logger
-from daemon.settings import Settings
+from daemon.settings import Settings, SettingsError
 from daemon.training import Training
 from daemon.world import World, open_world
 
@@ -68,8 +69,10 @@ class Service:
         self._trainer = trainer
         self._home, self._settings = home, settings
         self._now, self._clock = now, clock
-        self._wake = threading.Event()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal's put may interrupt its get
         self._stopping = False
+        self._undone = True  # something may lie half done: the next tick recovers first
+        self._unsettled_since: float | None = None
         self._look = True  # the next tick scans the inbox
         self._next_scan = -math.inf
         self._db = ledger.open_home(home.database, write=True)
@@ -81,7 +84,10 @@ class Service:
         self._watch = self._make_watch()
 
     def _open(self, name: str) -> None:
-        inbox.ensure_folders(self._home, [name])
+        try:
+            inbox.ensure_folders(self._home, [name])
+        except (FileExistsError, NotADirectoryError) as error:
+            raise SettingsError(f"{error.filename} is a file, but profile {name} needs a folder there") from None
         world = open_world(self._home, name, self._settings)
         self._worlds[name] = (
             world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer)
@@ -91,18 +97,28 @@ class Service:
 
     def run(self, *, until: Callable[[], bool] | None = None) -> None:
         """Work until a signal, or until `until` says so. Returns once the trainer has saved and ended."""
+        for notice in self._settings.notices:
+            _log.warning("setting", note=notice)
         self._watch.start()
-        self.recover()
-        notify.ready()
         try:
+            self._tick_or_wait_for_disk()
+            for world, _, _ in self._worlds.values():
+                _log.info("profile_ready", profile=world.name, waiting=batches.waiting_memories(world.db))
+            notify.ready()
             while not self._stopping and not (until and until()):
                 worked = self._tick_or_wait_for_disk()
                 notify.watchdog()
                 if not worked:
-                    self._wake.wait(self._settings.service.tick_seconds)
-                    self._wake.clear()
+                    self._sleep(self._settings.service.tick_seconds)
         finally:
             self.stop()
+
+    def _sleep(self, seconds: float) -> None:
+        """Until somebody wakes us, or so long."""
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=seconds)
+            while True:
+                self._wake.get_nowait()
 
     def _tick_or_wait_for_disk(self) -> bool:
         """A disk that is full, or read-only for a while, ends nothing: what failed is taken up again."""
@@ -117,21 +133,23 @@ class Service:
                 raise
             reason = str(error)
         _log.error("disk_trouble", reason=reason, note="free some space; work goes on by itself")
-        self._wake.wait(DISK_PAUSE)
+        self._undone = True
+        self._sleep(DISK_PAUSE)
         return False
 
     def ask_to_stop(self, *_: int | FrameType | None) -> None:
         """A signal handler: sets flags only."""
         self._stopping = True
-        self._wake.set()
+        self._wake.put(None)
 
     def handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self.ask_to_stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                signal.signal(number, self.ask_to_stop)
 
     def _hint(self) -> None:
         self._look = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _watch_failed(self, reason: str) -> None:
         _log.warning("inbox_watch_failed", reason=reason, note="the timed scan goes on")
@@ -139,30 +157,28 @@ class Service:
     # -- the steps ------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """The normal start: whatever the last life left half done is finished or undone."""
-        now = self._now()
-        for notice in self._settings.notices:
-            _log.warning("setting", note=notice)
-        for world, ingestion, training in self._worlds.values():
-            ingestion.recover(now)
-            training.recover(now)
-            _log.info("profile_ready", profile=world.name, waiting=batches.waiting_memories(world.db))
+        """The normal start, and the way on after a full disk: what was left half done is finished or undone."""
+        for _, ingestion, training in self._worlds.values():
+            ingestion.recover(self._now())
+            training.recover()
 
     def tick(self) -> bool:
         """Each due step once, each bounded. Gives whether there was anything to do."""
+        if self._undone:
+            self.recover()
+            self._undone, self._look = False, True
         now = self._now()
         worked = self._answer_requests(now)
         worked |= self._claim(now)
         for _, ingestion, _ in self._worlds.values():
             worked |= ingestion.read_slice(now)
-        running = [name for name, (_, _, training) in self._worlds.items() if training.running]
+        at_work = [name for name, (_, _, training) in self._worlds.items() if training.occupied]
         for name, (_, ingestion, training) in self._worlds.items():
-            free = not self._stopping and (not running or running == [name])
-            settled = not ingestion.busy and not self._inbox_waits
-            if training.tick(now, may_start=free and settled):
+            free = not self._stopping and at_work in ([], [name])
+            if training.tick(now, may_start=free and not ingestion.busy and not self._inbox_waits):
                 worked = True
-            if training.running and not running:
-                running = [name]
+            if training.running and not at_work:
+                at_work = [name]
         notify.status(self._status_line())
         return worked
 
@@ -173,6 +189,10 @@ class Service:
             self._look = False
             self._scan = self._scanner.scan(clock)
             self._watch.refresh()
+            if not (self._scan.waiting or self._scan.ready):
+                self._unsettled_since = None
+            elif self._unsettled_since is None:
+                self._unsettled_since = clock
             for problem in self._scan.problems:
                 _log.error("inbox_unreadable", reason=problem)
             pause = self._settings.inbox.scan_seconds
@@ -188,8 +208,8 @@ class Service:
                 _log.warning("file_refused", profile=outcome.profile, file=outcome.name, reason=outcome.reason)
             elif isinstance(outcome, inbox.Duplicate):
                 _log.info("file_known", profile=outcome.profile, file=outcome.name)
-            else:  # changed under our hands: its quiet time begins anew
-                self._look = True
+            else:  # still being written: its quiet time begins anew
+                self._next_scan = min(self._next_scan, clock + self._settings.inbox.quiet_seconds)
         for name, own in claims.items():
             self._worlds[name][1].register(own, now)
         return bool(outcomes)
@@ -199,8 +219,11 @@ class Service:
 
     @property
     def _inbox_waits(self) -> bool:
-        """Something lies in the inbox that is not claimed yet: not quiet for long enough, or its turn is not come."""
-        return self._look or self._scan is None or self._scan.waiting > 0 or self._scanner.pending > 0
+        """Something lies in the inbox that is not claimed yet. A file that never becomes quiet is not waited for."""
+        if self._look or self._scan is None or self._scanner.pending > 0:
+            return True
+        patience = 5 * self._settings.inbox.quiet_seconds + 1
+        return self._unsettled_since is not None and self._clock() - self._unsettled_since < patience
 
     def _answer_requests(self, now: str) -> bool:
         worked = False
@@ -210,7 +233,7 @@ class Service:
                 self._look = worked = True
             try:
                 answer = self._answer(request, now)
-            except (ValueError, ledger.LedgerError) as error:
+            except (ValueError, KeyError, TypeError, ledger.LedgerError, SettingsError) as error:
                 requests.finish(self._db, request["id"], {"error": str(error)}, now, failed=True)
                 continue
             if answer is not None:
@@ -251,6 +274,9 @@ class Service:
             raise ValueError(f"{name!r} is no profile name: a-z, 0-9, _ and -, at most 32 characters")
         if name in self._worlds:
             raise ValueError(f"there is a profile {name!r} already")
+        folder = self._home.profile(name).inbox
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise ValueError(f"{folder} is a file where the profile's folder must be: move it away first")
         self._open(name)
         self._scanner, self._look = self._make_scanner(), True
         self._watch.stop()
@@ -273,7 +299,7 @@ class Service:
 
     def idle(self) -> bool:
         """Nothing is due: `run --once` may end."""
-        if self._inbox_waits or requests.open_ones(self._db):
+        if self._undone or self._inbox_waits or requests.open_ones(self._db):
             return False
         for world, ingestion, training in self._worlds.values():
             if ingestion.busy or training.running:
@@ -292,6 +318,7 @@ class Service:
             training.stop()
         while any(training.running for _, _, training in self._worlds.values()):
             notify.extend_timeout(60.0)
+            notify.watchdog()
             for _, _, training in self._worlds.values():
                 training.tick(self._now(), may_start=False)
             time.sleep(0.05)

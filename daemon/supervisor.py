@@ -83,7 +83,7 @@ def kill_leftover(folder: Path, pid: int | None, pid_start: float | None) -> Non
         command = info["cmdline"] or []
         if recorded or (str(folder) in command and "--lock-fd" in command):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(info["pid"], signal.SIGKILL)
+                os.killpg(os.getpgid(info["pid"]), signal.SIGKILL)
 
 
 class Trainer:
@@ -105,7 +105,8 @@ class Trainer:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Locked(f"another trainer is still at work in {folder}") from None
-            with open(folder / names.LOG, "ab") as log:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            with open(os.open(folder / names.LOG, flags, 0o600), "ab") as log:
                 self._process = subprocess.Popen(
                     [*command, str(folder), "--alive-fd", str(read_end), "--lock-fd", str(lock)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=self._environment(),

@@ -1,28 +1,26 @@
-"""Steps 4 to 8 of the road, for one profile: plan, freeze, run, judge, promote.
+"""Steps 4 and 5 of the road, for one profile: plan, freeze, run. What comes of it is in `outcome.py`."""
 
-Each step can be taken again after a crash at any point: what is on disk comes first and is adopted if
-it is there already, then one transaction says so, then the leftovers go.
-"""
-
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import chains, jobdir, progress_tail, supervisor
+from pydantic import ValidationError
+
+from daemon import chains, jobdir, outcome, progress_tail, supervisor
 from daemon.ledger import Database, batches, jobs, memories, requests
 from daemon.logs import get_logger
 from daemon.records import Memory
-from daemon.rules import planning, promotion
+from daemon.rules import planning
 from daemon.rules.probes import make_probes
 from daemon.rules.samples import make_samples
 from daemon.world import World
 from trainer import base_files, names
-from trainer.contract import JobResult, JobSpec, Retry, Sample
-from trainer.names import ExitCode
+from trainer.contract import JobSpec, Sample
 
-MAX_KILLS = 10  # SIGKILL from outside, of one job; its own crashes are limited by `jobs.retries`
-DEVICE_PAUSE = 60.0  # seconds until a job without its device is tried again
+MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
 PROBES_FROM = 2000  # memories of a job that probes are chosen from
 
 _log = get_logger()
@@ -42,7 +40,7 @@ class Training:
         self._child: supervisor.Trainer | None = None
         self._leftover_since: float | None = None
         self._not_before = 0.0
-        self._fingerprints: dict[Path, str] = {}
+        self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
         self._log = _log.bind(profile=world.name)
 
@@ -52,14 +50,24 @@ class Training:
     def running(self) -> bool:
         return self._child is not None
 
-    def recover(self, now: str) -> None:
+    @property
+    def occupied(self) -> bool:
+        """A trainer is at work, be it one that outlived an earlier daemon."""
+        if self._child is not None:
+            return True
+        job = jobs.open_job(self._world.db)
+        return job is not None and supervisor.is_locked(self._folder(job))
+
+    def recover(self) -> None:
         """Bring disk and ledger together after any end, also a power cut."""
-        paths, db = self._world.paths, self._world.db
-        for name in jobdir.remove_unrecorded(paths.jobs, jobs.folders(db)):
+        self._sweep()
+        self._wait(None)
+        outcome.tidy(self._world)
+
+    def _sweep(self) -> None:
+        """Job folders of which no transaction speaks go: nothing has used them."""
+        for name in jobdir.remove_unrecorded(self._world.paths.jobs, jobs.folders(self._world.db)):
             self._log.info("unrecorded_job_removed", folder=name)
-        head = jobs.get_head(db)
-        if head:
-            self._after_promotion(head)
 
     def tick(self, now: str, *, may_start: bool) -> bool:
         """One step of the open job, or the plan of the next. Gives whether anything was done."""
@@ -67,7 +75,7 @@ class Training:
         if job is None:
             return may_start and self._plan(now)
         if job["state"] == "finished":
-            self._judge(job, now)
+            outcome.judge(self._world, job, now)
             return True
         if self._child is not None:
             return self._watch(job, now)
@@ -119,13 +127,20 @@ class Training:
             max_batches=world.settings.jobs.max_batches_per_job,
             max_memories=world.settings.jobs.max_memories_per_job,
         )
-        self._freeze(choice, self._fingerprint(base), now)
+        try:
+            self._freeze(choice, self._fingerprint(base), now)
+        except BaseException:
+            with contextlib.suppress(OSError, sqlite3.Error):  # a full disk must not fill with half-made folders
+                self._sweep()
+            raise
         return True
 
     def _fingerprint(self, base: Path) -> str:
-        if base not in self._fingerprints:
-            self._fingerprints[base] = base_files.fingerprint(base)
-        return self._fingerprints[base]
+        """Known until a file of the base changes."""
+        seen = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(base.iterdir()))
+        if (base, seen) not in self._fingerprints:
+            self._fingerprints[base, seen] = base_files.fingerprint(base)
+        return self._fingerprints[base, seen]
 
     def _freeze(self, choice: planning.Choice, base_fingerprint: str, now: str) -> None:
         world, db, paths = self._world, self._world.db, self._world.paths
@@ -136,7 +151,7 @@ class Training:
         why_new = planning.why_new_chain(old_key, key)
         parent = None if why_new or head is None else head
 
-        number = requests.next_id(self._home_db, world.name, "job")
+        number = requests.next_id(self._home_db, world.name, "job", at_least=jobs.newest_id(db) + 1)
         folder = paths.jobs / f"{number}-finetune"
         staged = jobdir.stage(paths.jobs, number)
         taken: list[tuple[int, int, str, int]] = []  # seq, batch, id, samples
@@ -150,6 +165,7 @@ class Training:
             with db.transaction():
                 memories.skip(db, empty, "it gives no sample")
                 batches.close_settled(db, choice.batches)
+            self._sweep()
             return
         probes = make_probes(
             for_probes, world.seed, curation=world.curation, prompts=world.prompts, profile_seed=world.seed,
@@ -167,7 +183,9 @@ class Training:
             parent=parent_sha256, seed=seed,
         )  # fmt: skip
         spec_sha256 = jobdir.seal(staged, spec, folder)
-        chain = parent["chain"] if parent else requests.next_id(self._home_db, world.name, "chain")
+        chain = parent["chain"] if parent else requests.next_id(
+            self._home_db, world.name, "chain", at_least=jobs.newest_chain(db) + 1
+        )
         steps = planning.steps(recipe, [len(segment) for segment in segments])
         with db.transaction():
             if not parent:
@@ -181,6 +199,7 @@ class Training:
             )  # fmt: skip
             memories.freeze(db, [row[0] for row in used])
             memories.skip(db, empty, "it gives no sample")
+            batches.close_settled(db, choice.batches)
             jobs.set_meta(db, "waits", None)
         if why_new:
             self._log.info("new_chain", job=number, chain=chain, reason=why_new)
@@ -224,21 +243,26 @@ class Training:
     def _start(self, job: dict[str, Any], now: str) -> bool:
         if self._clock() < self._not_before:
             return False
-        settings, folder = self._world.settings.jobs, self._folder(job)
+        settings, folder, db = self._world.settings.jobs, self._folder(job), self._world.db
         try:
             base_files.resolve(jobdir.read_spec(folder).recipe.base_model)
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
+        except (OSError, ValidationError) as error:
+            outcome.fail(self._world, job, f"its folder {folder} cannot be read: {error}", None, now)
+            return True
         self._wait(None)
         jobdir.clear_result(folder)
         limits = supervisor.Limits(
             heartbeat_seconds=settings.heartbeat_seconds, timeout_seconds=settings.timeout_hours * 3600,
             stop_seconds=settings.stop_seconds, nice=settings.nice, threads=settings.threads,
         )  # fmt: skip
+        with db.transaction():  # before the child exists: a child that no row knows of must not be
+            jobs.start(db, job["id"], now)
         self._child = supervisor.Trainer(folder, limits, self._command)
-        with self._world.db.transaction():
-            jobs.start(self._world.db, job["id"], self._child.pid, self._child.pid_start, now)
+        with db.transaction():
+            jobs.record_process(db, job["id"], self._child.pid, self._child.pid_start)
         own = jobdir.newest_checkpoint(folder)
         log = self._log.bind(job=job["id"])
         if own:
@@ -272,134 +296,8 @@ class Training:
                 "progress", job=job["id"], step=line["step"], **{k: line[k] for k in keys if k in line}
             )
 
-    # -- the outcome ----------------------------------------------------------------------------
-
     def _settle(self, job: dict[str, Any], ended: supervisor.Ended, now: str, *, orphan: bool = False) -> None:
-        """From the way a trainer ended to the job's next state."""
-        folder, db = self._folder(job), self._world.db
-        result = jobdir.read_result(folder)
-        log = self._log.bind(job=job["id"])
-        if result is None:
-            self._crashed(job, ended, now, orphan=orphan)
-        elif result.exit_code == ExitCode.DONE:
-            version = requests.next_id(self._home_db, self._world.name, "version")
-            with db.transaction():
-                jobs.finish(db, job["id"], result.model_dump(mode="json"), now)
-                jobs.insert_version(
-                    db, version=version, job=job["id"], chain=job["chain"], step=result.global_step or 0,
-                    sha256=result.checkpoint_sha256 or "", now=now,
-                )  # fmt: skip
-            log.info("job_finished", version=version, step=result.global_step, loss=result.last_loss,
-                     notices=result.notices)  # fmt: skip
-        elif result.exit_code == ExitCode.INTERRUPTED:
-            why = {"heartbeat": "it gave no sign of life", "timeout": "it ran into the time limit"}
-            with db.transaction():
-                jobs.pause(db, job["id"], why.get(ended.why_asked or "", "interrupted"))
-            log.info("job_interrupted", step=result.global_step)
-            if ended.why_asked == "timeout":
-                self._fail(jobs.get(db, job["id"]) or job, "it ran into jobs.timeout_hours", result, now)
-        elif result.exit_code == ExitCode.OUT_OF_MEMORY:
-            self._out_of_memory(job, result, now)
-        elif result.exit_code == ExitCode.NO_DEVICE:
-            with db.transaction():
-                jobs.pause(db, job["id"], result.reason or "the device cannot be used")
-            self._not_before = self._clock() + DEVICE_PAUSE
-            self._wait(result.reason or "the device cannot be used")
-            log.warning("no_device", reason=result.reason)
-        else:
-            self._fail(job, result.reason or f"exit code {int(result.exit_code)}", result, now)
-
-    def _crashed(self, job: dict[str, Any], ended: supervisor.Ended, now: str, *, orphan: bool) -> None:
-        """No result. A trainer that died with its daemon is no fault of the job's and is not counted."""
-        how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
-        tail = jobdir.tail_log(self._folder(job)) if ended.signal is None and not orphan else ""
-        reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
-        stopped = orphan or (ended.asked and ended.why_asked is None)  # on our way out: no fault of the job's
-        from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
-        with self._world.db.transaction():
-            jobs.pause(
-                self._world.db, job["id"], reason,
-                crashed=not stopped and not from_outside, killed=not stopped and from_outside,
-            )  # fmt: skip
-        self._log.warning("trainer_crashed", job=job["id"], reason=reason)
-        after = jobs.get(self._world.db, job["id"]) or job
-        if after["crashes"] > self._world.settings.jobs.retries or after["kills"] > MAX_KILLS:
-            self._fail(after, reason, None, now)
-
-    def _out_of_memory(self, job: dict[str, Any], result: JobResult, now: str) -> None:
-        folder = self._folder(job)
-        recipe, last, plan = jobdir.read_spec(folder).recipe, jobdir.read_retry(folder), jobdir.read_plan(folder)
-        tokens = last.micro_batch_tokens if last else recipe.micro_batch_tokens
-        checkpointing = last.use_gradient_checkpointing if last else recipe.use_gradient_checkpointing
-        smaller = planning.smaller_layout(tokens, checkpointing, plan.longest if plan else tokens)
-        if smaller is None:
-            reason = f"out of memory at the smallest layout: {result.reason}; lower max_seq_length or set load_in_4bit"
-            self._fail(job, reason, result, now)
-            return
-        jobdir.write_retry(folder, Retry(micro_batch_tokens=smaller[0], use_gradient_checkpointing=smaller[1]))
-        with self._world.db.transaction():
-            jobs.pause(self._world.db, job["id"], "out of memory: tried again with a smaller layout")
-        self._log.warning(
-            "out_of_memory", job=job["id"], micro_batch_tokens=smaller[0], gradient_checkpointing=smaller[1],
-            note="the bits of this job are no longer those of an undisturbed run",
-        )  # fmt: skip
-
-    def _fail(self, job: dict[str, Any], reason: str, result: JobResult | None, now: str) -> None:
-        db = self._world.db
-        with db.transaction():
-            jobs.fail(db, job["id"], reason, int(result.exit_code) if result else None, now)
-            memories.move_job(db, job["id"], "frozen", "held", reason)
-            held = batches.hold(db, job["id"], reason)
-        self._log.error("job_failed", job=job["id"], reason=reason, held_batches=held)
-        self._release_held(held)
-        jobdir.tidy(self._folder(job))
-
-    def _release_held(self, held: list[int]) -> None:
-        """Each batch of a bad job is tried once more, alone; after that a person decides."""
-        db = self._world.db
-        with db.transaction():
-            for batch in held:
-                row = batches.get(db, batch)
-                if row and row["state"] == "held" and row["failures"] < batches.MAX_FAILURES:
-                    batches.retry(db, batch)
-
-    def _judge(self, job: dict[str, Any], now: str) -> None:
-        """The verdict on a finished job, then its checkpoint into the chain, then the head."""
-        db, folder = self._world.db, self._folder(job)
-        version = jobs.version_of_job(db, job["id"])
-        result = JobResult.model_validate_json(job["result"])
-        assert version is not None
-        verdict = promotion.decide(
-            result, planned_steps=job["steps"], planned_samples=job["samples"]
-        )
-        if not verdict.promoted:
-            with db.transaction():
-                jobs.refuse(db, version, verdict.reason, now)
-                memories.move_job(db, job["id"], "frozen", "held", verdict.reason)
-                held = batches.hold(db, job["id"], verdict.reason)
-            self._log.warning("version_refused", job=job["id"], version=version["id"], reason=verdict.reason)
-            self._release_held(held)
-            return
-        chains.adopt(
-            folder, result.checkpoint or "", self._world.paths.chains, version["chain"],
-            version["checkpoint_sha256"],
-        )  # fmt: skip
-        with db.transaction():
-            jobs.promote(db, version, verdict.reason, now)
-            trained = memories.move_job(db, job["id"], "frozen", "trained")
-            batches.close_settled(db, jobs.batches_of(db, job["id"]))
-        self._log.info(
-            "version_promoted", job=job["id"], version=version["id"], step=version["step"], memories=trained,
-            reason=verdict.reason,
-        )  # fmt: skip
-        self._after_promotion(version)
-
-    def _after_promotion(self, place: dict[str, Any]) -> None:
-        """What may be done again at every start: the symlink, old checkpoints, leftovers in job folders."""
-        paths = self._world.paths
-        chains.point(paths.current_model, paths.chains, place["chain"])
-        chains.prune(paths.chains, place["chain"], self._world.recipe.save_total_limit, {place["step"]})
-        for job in jobs.promoted(self._world.db):
-            folder = self._folder(job)
-            if (folder / names.PARENT).exists() or jobdir.newest_checkpoint(folder):
-                jobdir.tidy(folder)
+        machine = outcome.settle(self._world, self._home_db, job, ended, now, orphan=orphan)
+        if machine:
+            self._not_before = self._clock() + MACHINE_PAUSE
+            self._wait(machine)

@@ -22,15 +22,11 @@ class World:
     settings: Settings
     curation: Curation
     prompts: Prompts
+    seed: int  # fixed when the profile is made: a later change of the setting must not reorder its history
 
     @property
     def recipe(self) -> TrainingRecipe:
         return self.settings.recipe(self.name)
-
-    @property
-    def seed(self) -> int:
-        """Fixed when the profile is made: a later change of the setting must not reorder its history."""
-        return int(jobs.get_meta(self.db, "seed") or 0)
 
 
 def _data(home: Home, name: str) -> dict[str, Any]:
@@ -58,4 +54,5 @@ def open_world(home: Home, name: str, settings: Settings) -> World:
     if jobs.get_meta(db, "seed") is None:
         with db.transaction():
             jobs.set_meta(db, "seed", str(settings.seed(name)))
-    return World(name, home, paths, db, settings, curation, prompts)
+    seed = int(jobs.get_meta(db, "seed") or 0)
+    return World(name, home, paths, db, settings, curation, prompts, seed)

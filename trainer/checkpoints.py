@@ -42,11 +42,11 @@ class TrainerState:
     last_loss: float | None
     detector_mean: float | None
     detector_strikes: int
-    detector_first: float | None
     chain_seed: int
     chain_key: dict[str, Any]
     optimizer_family: str
     spec_sha256: str
+    detector_first: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,8 +102,9 @@ def train(
         run.tell(report)
 
         due = run.global_step % recipe.save_steps == 0 and run.detector.calm
-        if due or run.global_step == last_step or stop.is_set():
+        if due or run.global_step == last_step:  # never for a stop: it must not decide otherwise than no stop
             run.detector.compare(run.global_step, loss_again(run, spec, prepared, pad))
+        if due or run.global_step == last_step or stop.is_set():
             save(run, job, recipe, log, report)
         if stop.is_set() and run.global_step < last_step:
             raise Interrupted(f"stopped at step {run.global_step} of {last_step}")

@@ -121,7 +121,7 @@ class _Slice:
             if problem := size_problem(status.st_size, self.max_bytes):
                 return problem
             sha = durable.sha256_fd(fd, self.pulse, status.st_size)
-            if fingerprint(os.fstat(fd)) != entry.fingerprint:
+            if fingerprint(os.fstat(fd)) != entry.fingerprint or durable.is_being_written(fd):
                 return ""
             if self.fsync_each:
                 os.fsync(fd)

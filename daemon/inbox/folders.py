@@ -82,7 +82,7 @@ def size_problem(size: int, max_file_bytes: int) -> str:
     if size > max_file_bytes:
         return (
             f"The file has {size:,} bytes and at most {max_file_bytes:,} are allowed; "
-            "split it, or raise max_file_bytes in etc/engramd.toml."
+            "split it, or raise max_file_mb under [inbox] in etc/engramd.toml."
         )
     return ""
 

@@ -91,6 +91,13 @@ def refuse(db: Database, batch: int, reason: str, now: str) -> None:
     )
 
 
+def renamed(db: Database, batch: int, path: str, sha256: str, size: int, mtime: float) -> None:
+    """Its file was written to after it was claimed, and has another name now."""
+    db.execute(
+        "UPDATE batches SET path=?, sha256=?, size=?, mtime=? WHERE id=?", (path, sha256, size, mtime, batch)
+    )
+
+
 def close_settled(db: Database, batches: Iterable[int]) -> None:
     """Those of these batches of which no memory waits any more are done."""
     db.executemany(
@@ -102,14 +109,23 @@ def close_settled(db: Database, batches: Iterable[int]) -> None:
 
 
 def hold(db: Database, job: int, reason: str) -> list[int]:
-    """Hold the batches of a job that ended badly; each has one failure more."""
-    rows = db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,))
-    for row in rows:
+    """Hold the batches of a job that ended badly; one that has not failed alone yet waits again at once.
+
+    Gives those that stay held until a person decides.
+    """
+    held = []
+    for row in db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,)):
+        batch = int(row["batch"])
         db.execute(
             "UPDATE batches SET state='held', reason=?, failures=failures+1 WHERE id=? AND state='read'",
-            (reason, row["batch"]),
+            (reason, batch),
         )
-    return [int(row["batch"]) for row in rows]
+        found = get(db, batch)
+        if found and found["state"] == "held" and found["failures"] < MAX_FAILURES:
+            retry(db, batch)
+        else:
+            held.append(batch)
+    return held
 
 
 def retry(db: Database, batch: int) -> None:
@@ -149,8 +165,8 @@ def waiting_memories(db: Database) -> int:
     Here and not in `memories`, because `status` cannot afford to import that module.
     """
     return db.number(
-        """SELECT count(*) FROM memories m WHERE m.state='waiting'
-        AND EXISTS (SELECT 1 FROM batches b WHERE b.id = m.batch AND b.state = 'read')"""
+        """SELECT sum((SELECT count(*) FROM memories m WHERE m.state='waiting'
+        AND m.seq BETWEEN b.first_seq AND b.last_seq)) FROM batches b WHERE b.state='read'"""
     )
 
 

@@ -71,6 +71,19 @@ def newest_id(db: Database) -> int:
     return db.number("SELECT max(id) FROM jobs")
 
 
+def ended(db: Database) -> list[dict[str, Any]]:
+    """Jobs with a verdict whose folders keep only records. A refused one keeps its checkpoint for a person."""
+    return db.all("SELECT id, folder FROM jobs WHERE state IN ('promoted','failed') ORDER BY id")
+
+
+def newest_chain(db: Database) -> int:
+    return db.number("SELECT max(id) FROM chains")
+
+
+def newest_version(db: Database) -> int:
+    return db.number("SELECT max(id) FROM versions")
+
+
 def batches_of(db: Database, job: int) -> list[int]:
     rows = db.all("SELECT batch FROM job_batches WHERE job=? ORDER BY batch", (job,))
     return [int(row["batch"]) for row in rows]
@@ -90,15 +103,19 @@ def jobs_of_memory(db: Database, seq: int) -> list[dict[str, Any]]:
     )
 
 
-def start(db: Database, job: int, pid: int, pid_start: float, now: str) -> None:
+def start(db: Database, job: int, now: str) -> None:
     moved(
         db.execute(
-            """UPDATE jobs SET state='running', attempts=attempts+1, pid=?, pid_start=?,
+            """UPDATE jobs SET state='running', attempts=attempts+1, pid=NULL, pid_start=NULL,
             started_at=coalesce(started_at, ?) WHERE id=?""",
-            (pid, pid_start, now, job),
+            (now, job),
         ),
         "job",
     )
+
+
+def record_process(db: Database, job: int, pid: int, pid_start: float) -> None:
+    db.execute("UPDATE jobs SET pid=?, pid_start=? WHERE id=?", (pid, pid_start, job))
 
 
 def pause(db: Database, job: int, reason: str, *, crashed: bool = False, killed: bool = False) -> None:

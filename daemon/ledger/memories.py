@@ -79,11 +79,6 @@ def total(db: Database) -> int:
     return db.number(f"SELECT count(*) FROM memories m WHERE EXISTS ({_VISIBLE})")
 
 
-def count_at_least(db: Database, number: int) -> bool:
-    """Whether there are that many memories; quick also where there are millions."""
-    return last_seq(db) >= number
-
-
 def counts(db: Database) -> dict[str, dict[str, int]]:
     """{"state": {...}, "type": {...}}, over all visible memories."""
     out: dict[str, dict[str, int]] = {"state": {}, "type": {}}
@@ -100,8 +95,8 @@ def any_waiting(db: Database) -> bool:
     """Whether the next job would find anything; memories of a held batch wait for a person instead."""
     return bool(
         db.number(
-            """SELECT EXISTS (SELECT 1 FROM memories m JOIN batches b ON b.id = m.batch
-            WHERE m.state='waiting' AND b.state='read')"""
+            """SELECT EXISTS (SELECT 1 FROM batches b WHERE b.state='read' AND EXISTS (
+            SELECT 1 FROM memories m WHERE m.state='waiting' AND m.seq BETWEEN b.first_seq AND b.last_seq))"""
         )
     )
 
@@ -109,9 +104,9 @@ def any_waiting(db: Database) -> bool:
 def waiting_batches(db: Database) -> list[dict[str, int]]:
     """[{"batch", "failures", "waiting"}] in the order of arrival, of batches with a waiting memory."""
     return db.all(
-        """SELECT m.batch AS batch, b.failures AS failures, count(*) AS waiting
-        FROM memories m JOIN batches b ON b.id = m.batch
-        WHERE m.state='waiting' AND b.state='read' GROUP BY m.batch ORDER BY m.batch"""
+        """SELECT * FROM (SELECT b.id AS batch, b.failures AS failures, (SELECT count(*) FROM memories m
+        WHERE m.state='waiting' AND m.seq BETWEEN b.first_seq AND b.last_seq) AS waiting
+        FROM batches b WHERE b.state='read') WHERE waiting > 0 ORDER BY batch"""
     )
 
 

@@ -57,12 +57,13 @@ def finish(db: Database, request: int, answer: dict[str, Any], now: str, *, fail
         )
 
 
-def next_id(db: Database, profile: str, kind: str) -> int:
-    """The next job or version number. Never given twice, even where the profile's ledger is restored."""
+def next_id(db: Database, profile: str, kind: str, at_least: int = 1) -> int:
+    """The next job, chain or version number. Never given twice, even where the profile's ledger is restored;
+    `at_least` is what the ledger itself says, where this home's own counter was lost."""
     with db.transaction():
         row = db.execute(
-            """INSERT INTO high_water (profile, kind, value) VALUES (?, ?, 1)
-            ON CONFLICT (profile, kind) DO UPDATE SET value = value + 1 RETURNING value""",
-            (profile, kind),
+            """INSERT INTO high_water (profile, kind, value) VALUES (?, ?, ?)
+            ON CONFLICT (profile, kind) DO UPDATE SET value = max(value + 1, excluded.value) RETURNING value""",
+            (profile, kind, at_least),
         ).fetchone()
     return int(row[0])

@@ -1,10 +1,17 @@
 """The road from the inbox to the head, with the fake trainer: real files, real SQLite, real processes."""
 
+import errno
 import json
+import os
+import shutil
+import signal
+import sqlite3
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon import ledger
@@ -251,3 +258,151 @@ def test_a_batch_larger_than_a_job_is_held_whole_and_the_rest_goes_on(home: Home
     work(home)
     with read(home) as db:
         assert memories.counts(db)["state"] == {"discarded": 4}
+
+
+def test_a_full_disk_at_the_worst_moment_loses_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is claimed, then the ledger has no room: recovery is taken up in the same life."""
+    real, failures = batches.insert, iter(["full"])
+
+    def insert(*args: object, **more: object) -> int:
+        if next(failures, None):
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batches, "insert", insert)
+    monkeypatch.setattr("daemon.service.DISK_PAUSE", 0.05)
+    drop(home, "a.jsonl", "one")
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 1}
+
+
+def test_a_failed_freeze_leaves_no_folder(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = jobs.insert, iter(["full", "full"])
+
+    def insert(*args: object, **more: object) -> None:
+        if next(failures, None):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jobs, "insert", insert)
+    monkeypatch.setattr("daemon.service.DISK_PAUSE", 0.05)
+    drop(home, "a.jsonl", "one")
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 1}
+        assert {p.name for p in home.profile("me").jobs.iterdir()} == jobs.folders(db)
+
+
+def test_a_request_that_cannot_be_done_is_answered(home: Home) -> None:
+    work(home)
+    (home.inbox / "anna").write_text("I am a file with the name of a profile.")
+    with ledger.open_home(home.database, write=True) as db:
+        asked = requests.ask(db, "me", "profile_add", {"name": "anna"}, utc_now())
+    work(home)
+    with ledger.open_home(home.database, write=False) as db:
+        row = requests.get(db, asked)
+        assert row is not None and row["state"] == "failed" and "move it away" in row["answer"]
+
+
+def test_a_writer_that_pauses_is_waited_for(home: Home) -> None:
+    """Longer than the quiet time: its descriptor would point at a file that nobody looks at any more."""
+    home.inbox.mkdir(parents=True)
+    drop(home, "b.jsonl", "three")
+    with open(home.inbox / "a.jsonl", "w") as writer:
+        writer.write('{"prompt": "One?", "response": "One."}\n')
+        writer.flush()
+        work(home)
+        with read(home) as db:
+            assert memories.counts(db)["state"] == {"trained": 1}  # the other file's
+        writer.write('{"prompt": "Two?", "response": "Two."}\n')
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 3}
+
+
+def test_a_claimed_file_that_grew_is_read_again(home: Home) -> None:
+    """Where the file system cannot tell that it is still open."""
+    drop(home, "a.jsonl", "one")
+    one = service(home)
+    one.recover()
+    (world, ingestion, _) = one._worlds["me"]
+    deadline = time.monotonic() + 5.0
+    while not batches.listing(world.db) and time.monotonic() < deadline:
+        one._claim(utc_now())
+    (claimed,) = world.paths.claimed.iterdir()
+    with open(claimed, "a") as late:
+        late.write('{"prompt": "Two?", "response": "Two."}\n')
+    while ingestion.read_slice(utc_now()):
+        pass
+    one.stop()
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 2}
+        assert batches.counts(db) == {"done": 2}
+
+
+def test_a_file_that_never_rests_holds_nothing_up(home: Home) -> None:
+    drop(home, "a.jsonl", "one")
+    stop = threading.Event()
+
+    def write() -> None:
+        with open(home.inbox / "endless.txt", "w") as file:
+            while not stop.wait(0.02):
+                file.write("more ")
+                file.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        work(home, seconds=30.0)
+    finally:
+        stop.set()
+        writer.join()
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 1}
+
+
+def test_never_two_trainers_over_two_profiles(home: Home) -> None:
+    """One that outlived its daemon counts: the next daemon waits for it, also with another profile's job."""
+    profiles = {"ada": {}}
+    for name in ("me", "ada"):
+        folder = home.profile(name).jobs
+        folder.mkdir(parents=True)
+        (folder / "fault").write_text("step_seconds:0.4")
+    drop(home, "a.jsonl", *"abcdefghi")
+    lock, first = Lock(home), service(home, profiles=profiles)
+    while not first._worlds["me"][2].running:
+        first.tick()
+    child = first._worlds["me"][2]._child
+    assert child is not None
+    os.kill(child.pid, signal.SIGSTOP)  # it cannot even see that its daemon is gone
+    lock.release()
+    (home.inbox / "ada" / "hers.jsonl").write_text('{"prompt": "Who?", "response": "Ada."}\n')
+    second_lock, second = Lock(home), service(home, profiles=profiles, jobs__stop_seconds=1.0)
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        second.tick()
+        running = second._worlds["ada"][2].running
+        assert not (running and psutil.pid_exists(child.pid) and psutil.Process(child.pid).status() == "stopped")
+    second.run(until=second.idle)
+    second_lock.release()
+    child._process.wait(5)
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+def test_held_out_does_not_depend_on_slices(home: Home, size: int) -> None:
+    drop(home, "many.jsonl", *[f"thing {n}" for n in range(300)])
+    work(home, jobs__held_out_from=100, jobs__held_out_percent=20.0, inbox__slice_memories=size)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"held_out": 34, "trained": 266}
+
+
+def test_a_lost_job_folder_stops_nothing(home: Home) -> None:
+    drop(home, "a.jsonl", "one")
+    work(home)
+    shutil.rmtree(home.profile("me").jobs / "1-finetune")
+    drop(home, "b.jsonl", "two")
+    work(home)
+    with read(home) as db:
+        assert memories.counts(db)["state"] == {"trained": 2}

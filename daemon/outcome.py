@@ -1,0 +1,164 @@
+"""From the way a trainer ended to the job's next state: steps 6 to 8 of the road, for one profile.
+
+Each outcome is one transaction, so that no crash leaves half of it. What is on disk comes first and is
+adopted if it is there already; leftovers go last.
+"""
+
+from typing import Any
+
+from daemon import chains, jobdir, supervisor
+from daemon.ledger import Database, batches, jobs, memories, requests
+from daemon.logs import get_logger
+from daemon.rules import planning, promotion
+from daemon.world import World
+from trainer import names
+from trainer.contract import JobResult, Retry
+from trainer.names import ExitCode
+
+MAX_KILLS = 10  # of one job, by somebody outside; its own crashes are limited by `jobs.retries`
+_DISK_FULL = "No space left on device"
+
+_log = get_logger()
+
+
+def settle(
+    world: World, home_db: Database, job: dict[str, Any], ended: supervisor.Ended, now: str, *, orphan: bool = False
+) -> str | None:
+    """Record how the trainer ended. Gives the reason where this machine cannot run the job for now."""
+    db, folder = world.db, world.paths.jobs / str(job["folder"])
+    result = jobdir.read_result(folder)
+    log = _log.bind(profile=world.name, job=job["id"])
+    if result is None:
+        return _crashed(world, job, ended, now, orphan=orphan)
+    if result.exit_code == ExitCode.DONE:
+        version = requests.next_id(home_db, world.name, "version", at_least=jobs.newest_version(db) + 1)
+        with db.transaction():
+            jobs.finish(db, job["id"], result.model_dump(mode="json"), now)
+            jobs.insert_version(
+                db, version=version, job=job["id"], chain=job["chain"], step=result.global_step or 0,
+                sha256=result.checkpoint_sha256 or "", now=now,
+            )  # fmt: skip
+        log.info(
+            "job_finished", version=version, step=result.global_step, loss=result.last_loss, notices=result.notices
+        )
+    elif result.exit_code == ExitCode.INTERRUPTED:
+        _interrupted(world, job, ended, result, now)
+    elif result.exit_code == ExitCode.OUT_OF_MEMORY:
+        _out_of_memory(world, job, result, now)
+    elif result.exit_code == ExitCode.NO_DEVICE:
+        reason = result.reason or "the device cannot be used"
+        with db.transaction():
+            jobs.pause(db, job["id"], reason)
+        return reason
+    else:
+        fail(world, job, result.reason or f"exit code {int(result.exit_code)}", int(result.exit_code), now)
+    return None
+
+
+def _interrupted(world: World, job: dict[str, Any], ended: supervisor.Ended, result: JobResult, now: str) -> None:
+    if ended.why_asked == "timeout":
+        fail(world, job, "it ran into jobs.timeout_hours", int(result.exit_code), now)
+        return
+    stuck = ended.why_asked == "heartbeat"
+    if stuck and job["crashes"] >= world.settings.jobs.retries:
+        fail(world, job, "it gave no sign of life for jobs.heartbeat_seconds", int(result.exit_code), now)
+        return
+    with world.db.transaction():
+        jobs.pause(world.db, job["id"], "it gave no sign of life" if stuck else "interrupted", crashed=stuck)
+    _log.info("job_interrupted", profile=world.name, job=job["id"], step=result.global_step)
+
+
+def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: str, *, orphan: bool) -> str | None:
+    """No result. A trainer that died with its daemon, or never got to work, is no fault of the job's."""
+    folder = world.paths.jobs / str(job["folder"])
+    own_end = ended.signal is None and not orphan
+    tail = jobdir.tail_log(folder) if own_end else ""
+    how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
+    reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
+    _log.warning("trainer_crashed", profile=world.name, job=job["id"], reason=reason)
+    machine = own_end and (_DISK_FULL in tail or not (folder / names.PROGRESS).exists())
+    stopped = orphan or machine or (ended.asked and ended.why_asked is None)
+    from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
+    crashes = job["crashes"] + int(not stopped and not from_outside)
+    kills = job["kills"] + int(not stopped and from_outside)
+    if crashes > world.settings.jobs.retries or kills > MAX_KILLS:
+        fail(world, job, reason, ended.code, now)
+        return None
+    with world.db.transaction():
+        jobs.pause(
+            world.db, job["id"], reason, crashed=crashes > job["crashes"], killed=kills > job["kills"]
+        )  # fmt: skip
+    return reason if machine else None
+
+
+def _out_of_memory(world: World, job: dict[str, Any], result: JobResult, now: str) -> None:
+    folder = world.paths.jobs / str(job["folder"])
+    recipe, last, plan = jobdir.read_spec(folder).recipe, jobdir.read_retry(folder), jobdir.read_plan(folder)
+    tokens = last.micro_batch_tokens if last else recipe.micro_batch_tokens
+    checkpointing = last.use_gradient_checkpointing if last else recipe.use_gradient_checkpointing
+    smaller = planning.smaller_layout(tokens, checkpointing, plan.longest if plan else tokens)
+    if smaller is None:
+        reason = f"out of memory at the smallest layout: {result.reason}; lower max_seq_length or set load_in_4bit"
+        fail(world, job, reason, int(result.exit_code), now)
+        return
+    jobdir.write_retry(folder, Retry(micro_batch_tokens=smaller[0], use_gradient_checkpointing=smaller[1]))
+    with world.db.transaction():
+        jobs.pause(world.db, job["id"], "out of memory: tried again with a smaller layout")
+    _log.warning(
+        "out_of_memory", profile=world.name, job=job["id"], micro_batch_tokens=smaller[0],
+        gradient_checkpointing=smaller[1], note="the bits of this job are no longer those of an undisturbed run",
+    )  # fmt: skip
+
+
+def fail(world: World, job: dict[str, Any], reason: str, exit_code: int | None, now: str) -> None:
+    """The job has failed: each of its batches is tried once more, alone; after that a person decides."""
+    db = world.db
+    with db.transaction():
+        jobs.fail(db, job["id"], reason, exit_code, now)
+        memories.move_job(db, job["id"], "frozen", "held", reason)
+        held = batches.hold(db, job["id"], reason)
+    _log.error("job_failed", profile=world.name, job=job["id"], reason=reason, held_batches=held)
+    jobdir.tidy(world.paths.jobs / str(job["folder"]))
+
+
+def judge(world: World, job: dict[str, Any], now: str) -> None:
+    """The verdict on a finished job, then its checkpoint into the chain, then the head."""
+    db = world.db
+    version = jobs.version_of_job(db, job["id"])
+    assert version is not None
+    result = JobResult.model_validate_json(job["result"])
+    verdict = promotion.decide(result, planned_steps=job["steps"], planned_samples=job["samples"])
+    if verdict.promoted:
+        try:
+            chains.adopt(
+                world.paths.jobs / str(job["folder"]), result.checkpoint or "", world.paths.chains,
+                version["chain"], version["checkpoint_sha256"],
+            )  # fmt: skip
+        except chains.DamagedCheckpoint as damage:
+            verdict = promotion.Verdict(False, str(damage))
+    log = _log.bind(profile=world.name, job=job["id"], version=version["id"])
+    if not verdict.promoted:
+        with db.transaction():
+            jobs.refuse(db, version, verdict.reason, now)
+            memories.move_job(db, job["id"], "frozen", "held", verdict.reason)
+            held = batches.hold(db, job["id"], verdict.reason)
+        log.warning("version_refused", reason=verdict.reason, held_batches=held)
+        return
+    with db.transaction():
+        jobs.promote(db, version, verdict.reason, now)
+        trained = memories.move_job(db, job["id"], "frozen", "trained")
+        batches.close_settled(db, jobs.batches_of(db, job["id"]))
+    log.info("version_promoted", step=version["step"], memories=trained, reason=verdict.reason)
+    tidy(world)
+
+
+def tidy(world: World) -> None:
+    """What may be done again at every start: the symlink, old checkpoints, leftovers in job folders."""
+    head, paths = jobs.get_head(world.db), world.paths
+    if head:
+        chains.point(paths.current_model, paths.chains, head["chain"])
+        chains.prune(paths.chains, head["chain"], world.recipe.save_total_limit, {head["step"]})
+    for job in jobs.ended(world.db):
+        folder = paths.jobs / str(job["folder"])
+        if (folder / names.PARENT).exists() or jobdir.newest_checkpoint(folder):
+            jobdir.tidy(folder)
