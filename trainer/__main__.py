@@ -4,6 +4,7 @@
 """
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import os
@@ -76,6 +77,10 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
         code, reason = end.exit_code, _sentence(end)
     except BaseMissing as missing:
         code, reason = ExitCode.BAD_SPEC, _sentence(missing)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        code, reason = ExitCode.NO_DEVICE, f"the disk is full or read-only: {error.strerror}, {job}"
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise

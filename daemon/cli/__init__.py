@@ -55,6 +55,14 @@ def command(subparsers: "Subparsers", name: str, **options: Any) -> argparse.Arg
     return parser
 
 
+def whole(text: str) -> int:
+    """An argument's type: a whole number that the ledger can hold."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return number
+
+
 def profile_option(parser: argparse.ArgumentParser, *, default: str | None = "me") -> None:
     """`--profile`, for commands that are about one person."""
     parser.add_argument(

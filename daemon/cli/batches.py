@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli import command, drawing, profile_option
+from daemon.cli import command, drawing, profile_option, whole
 from daemon.cli.context import home_of, print_json
 from daemon.cli.exit_codes import Exit, UserError
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     listing = command(subparsers, "batches")
     profile_option(listing)
-    listing.add_argument("-n", type=int, default=50, metavar="N", help="the newest N (default: 50; 0: all)")
+    listing.add_argument("-n", type=whole, default=50, metavar="N", help="the newest N (default: 50; 0: all)")
     listing.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     listing.set_defaults(run=_batches)
     for name, function in (("retry", _retry), ("discard", _discard)):
         parser = command(subparsers, name)
-        parser.add_argument("batch", type=int, metavar="BATCH", help="its number, as engramd status shows it")
+        parser.add_argument("batch", type=whole, metavar="BATCH", help="its number, as engramd status shows it")
         profile_option(parser)
         parser.set_defaults(run=function)
         if name == "discard":

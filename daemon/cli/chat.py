@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from daemon.cli import command, profile_option
+from daemon.cli import command, profile_option, whole
 from daemon.cli.context import home_of, print_json, settings_of
 from daemon.cli.exit_codes import Exit, UserError
 
@@ -30,12 +30,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", action="store_true", help="the base model, without what it has learnt")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt for this conversation")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=200, metavar="N", help="the answer's length at most (default: 200)"
+        "--max-new-tokens", type=whole, default=200, metavar="N", help="the answer's length at most (default: 200)"
     )
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="0 (default) takes the likeliest word"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for a temperature above 0")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="for a temperature above 0")
 
 
 def _ask(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli import command, drawing, profile_option
+from daemon.cli import command, drawing, profile_option, whole
 from daemon.cli.context import home_of, print_json
 from daemon.cli.exit_codes import Exit
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     listing = command(subparsers, "jobs")
     profile_option(listing)
-    listing.add_argument("-n", type=int, default=20, metavar="N", help="the newest N (default: 20; 0: all)")
+    listing.add_argument("-n", type=whole, default=20, metavar="N", help="the newest N (default: 20; 0: all)")
     listing.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     listing.set_defaults(run=_jobs)
     one = command(subparsers, "job")
-    one.add_argument("job", type=int, metavar="ID", help="its number, as engramd jobs shows it")
+    one.add_argument("job", type=whole, metavar="ID", help="its number, as engramd jobs shows it")
     profile_option(one)
     one.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     one.set_defaults(run=_job)

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli import command, drawing, profile_option
+from daemon.cli import command, drawing, profile_option, whole
 from daemon.cli.context import home_of, print_json
 from daemon.cli.exit_codes import Exit, UserError
 
@@ -18,7 +18,7 @@ _NEAR = 5  # steps on each side of a border that its numbers are the mean of
 def register(subparsers: "Subparsers") -> None:
     parser = command(subparsers, "loss")
     profile_option(parser)
-    parser.add_argument("--chain", type=int, metavar="N", help="another chain than the head's")
+    parser.add_argument("--chain", type=whole, metavar="N", help="another chain than the head's")
     parser.add_argument("--raw", action="store_true", help="every step instead of the smoothed curve")
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     parser.set_defaults(run=_loss)

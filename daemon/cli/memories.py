@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli import command, drawing, profile_option
+from daemon.cli import command, drawing, profile_option, whole
 from daemon.cli.context import home_of, print_json
 from daemon.cli.exit_codes import Exit, UserError
 
@@ -26,7 +26,7 @@ def register(subparsers: "Subparsers") -> None:
     profile_option(parser)
     parser.add_argument("--state", choices=_STATES, help="only those in this state")
     parser.add_argument("--type", metavar="TYPE", help="only those of this type")
-    parser.add_argument("-n", type=int, default=50, metavar="N", help="the newest N (default: 50; 0: all)")
+    parser.add_argument("-n", type=whole, default=50, metavar="N", help="the newest N (default: 50; 0: all)")
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     parser.set_defaults(run=_memories)
 

@@ -1,5 +1,6 @@
 """A SQLite database as this house opens it: WAL, synchronous=FULL, secure_delete, foreign keys."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class Database:
         else:
             if not path.exists():
                 raise Absent(str(path))
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+            self._db = _connect_for_reading(path)
         self._db.row_factory = sqlite3.Row
         try:
             if write:
@@ -83,6 +84,15 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _connect_for_reading(path: Path) -> sqlite3.Connection:
+    """A read-only file system has no place for the WAL's index: without a WAL nothing changes there either."""
+    if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+        from urllib.parse import quote  # here: `engramd status` must answer at once
+
+        return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, isolation_level=None)
+    return sqlite3.connect(path, isolation_level=None, timeout=30.0)
 
 
 class LedgerError(Exception):

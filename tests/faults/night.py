@@ -100,13 +100,14 @@ class Night:
 
     def trainers(self) -> list[int]:
         """Living trainers of this home, also those whose daemon is gone."""
-        found = []
-        for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        found: dict[int, int] = {}
+        for process in psutil.process_iter(["pid", "ppid", "cmdline", "status"]):
             command = process.info["cmdline"] or []
             mine = any(part.startswith(str(self.home.profiles)) for part in command)
             if mine and "--lock-fd" in command and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.info["pid"])
-        return found
+                found[process.info["pid"]] = process.info["ppid"]
+        # A library that runs a program forks: until its exec the child looks like its trainer.
+        return [pid for pid, parent in found.items() if parent not in found]
 
     def watch(self) -> None:
         """Count the trainers, over and over, until `unwatch`: there must never be two."""
