@@ -289,7 +289,7 @@ class Training:
         if self._clock() - self._logged_progress < 5.0:
             return
         line = progress_tail.last(self._folder(job))
-        if line and line.get("step") is not None:
+        if line and line.get("loss") is not None:
             self._logged_progress = self._clock()
             keys = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second", "samples_seen", "steps")
             self._log.info(

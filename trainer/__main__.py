@@ -54,10 +54,8 @@ def run(job: Path, stop: threading.Event, lock: int | None = None) -> int:
         except OSError:
             print(f"another trainer is at work in {job}: nothing was touched", file=sys.stderr)
             return ExitCode.LOCKED
-    try:
-        return _run_locked(job, stop)
-    finally:
-        os.close(lock)
+    # Never closed: the lock ends with the process, which holds the device's memory until then.
+    return _run_locked(job, stop)
 
 
 def _run_locked(job: Path, stop: threading.Event) -> int:
