@@ -212,6 +212,8 @@ class Service:
                 self._next_scan = min(self._next_scan, clock + self._settings.inbox.quiet_seconds)
         for name, own in claims.items():
             self._worlds[name][1].register(own, now)
+        if not self._scanner.pending and any(not isinstance(outcome, inbox.Changed) for outcome in outcomes):
+            self._look = True  # all is taken: another look tells whether anything is still unsettled
         return bool(outcomes)
 
     def _pulse(self) -> None:
