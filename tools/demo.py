@@ -28,6 +28,7 @@ from daemon.ledger import batches, jobs, memories  # noqa: E402
 from tools.people import JOURNAL_PROMPTS, Fact, Person, Probe, Telling, make_people  # noqa: E402
 
 Told = list[tuple[Fact, list[Telling]]]
+Cell = tuple[str, int, str]  # when it is asked, which drop's facts (0 or 1), in which form
 EXAMPLES = ROOT / "examples"
 EXAMPLES_SEED = 1  # of the people in examples/drop-1 and drop-2
 BROKEN = "half-written.json"
@@ -105,11 +106,17 @@ def write_drops(root: Path, drops: Sequence[Told]) -> None:
 
 
 def probes_of(told: Told) -> dict[str, list[Probe]]:
-    """One told-form and one asked-form probe a telling and a fact: enough to measure, quick enough to wait."""
+    """Every fact in one wording in which it was told, and in two questions that no memory asks."""
     return {
-        "told": [telling.probe(JOURNAL_PROMPTS[0]) for _, tellings in told for telling in tellings],
-        "asked": [probe for fact, _ in told for probe in fact.asked_probes()],
+        "told": [
+            tellings[number % len(tellings)].probe(JOURNAL_PROMPTS[0]) for number, (_, tellings) in enumerate(told)
+        ],
+        "asked": [probe for number, (fact, _) in enumerate(told) for probe in _two(fact.asked_probes(), number)],
     }
+
+
+def _two(probes: list[Probe], number: int) -> list[Probe]:
+    return [probes[number % len(probes)], probes[(number + 1) % len(probes)]]
 
 
 # ---- the daemon -----------------------------------------------------------------------------------
@@ -174,16 +181,21 @@ class Daemon:
 # ---- measuring ------------------------------------------------------------------------------------
 
 
-def recall(where: str, probes: Sequence[Probe]) -> float:
-    """The share of greedy answers that contain the value; `where` is a checkpoint or a base's name."""
+def recall(where: str, sets: dict[Cell, list[Probe]]) -> dict[Cell, float]:
+    """For each set the share of greedy answers that hold the value; `where` is a checkpoint or a base's name."""
+    found = {}
+    asked, total = 0, sum(map(len, sets.values()))
     with Talk(chat_command(where)) as talk:
-        hits = 0
-        for number, probe in enumerate(probes, 1):
-            answer = talk.say(probe.messages, prefix=probe.prefix, max_new_tokens=24)
-            hits += probe.recalled(answer["text"])
-            show_progress(f"asking: {number} of {len(probes)}")
+        for cell, probes in sets.items():
+            hits = 0
+            for probe in probes:
+                answer = talk.say(probe.messages, prefix=probe.prefix, max_new_tokens=24)
+                hits += probe.recalled(answer["text"])
+                asked += 1
+                show_progress(f"asking: {asked} of {total}")
+            found[cell] = hits / len(probes)
     show_progress("")
-    return hits / len(probes)
+    return found
 
 
 def head_of(home: Home) -> tuple[str, int]:
@@ -215,7 +227,7 @@ def show(home: Home, seed: int) -> bool:
         write_drops(source, drops)
 
     print(f"1. {2 * PEOPLE} made-up people, among them {people[0].name}; the untouched base is asked about them ...")
-    table = {("before", n, form): recall("builtin:tiny", probes[n][form]) for n in (0, 1) for form in probes[n]}
+    table = recall("builtin:tiny", {("before", n, form): probes[n][form] for n in (0, 1) for form in probes[n]})
 
     daemon = Daemon(home)
     try:
@@ -226,16 +238,15 @@ def show(home: Home, seed: int) -> bool:
             daemon.wait(number)
             checkpoint, step = head_of(home)
             steps.append((step, optimizer_steps(checkpoint)))
-            for n in range(number):
-                for form in probes[n]:
-                    table[f"after {number}", n, form] = recall(checkpoint, probes[n][form])
+            known = {(f"after {number}", n, form): probes[n][form] for n in range(number) for form in probes[n]}
+            table |= recall(checkpoint, known)
     finally:
         daemon.stop()
     return report(home, table, steps, people[0])
 
 
 def report(
-    home: Home, table: dict[tuple[str, int, str], float], steps: list[tuple[int, int]], person: Person
+    home: Home, table: dict[Cell, float], steps: list[tuple[int, int]], person: Person
 ) -> bool:
     print("\nRecall (share of greedy answers that hold the fact)")
     print(f"{'':40}{'before':>9}{'after 1':>9}{'after 2':>9}")
