@@ -19,7 +19,7 @@ from daemon.rules import planning
 from daemon.rules.curation import judge
 from daemon.world import World
 
-SLICE_SECONDS = 0.25
+SLICE_SECONDS = 0.5
 LISTED_BAD_ITEMS = 1000  # in the reason file; all are counted
 
 _log = get_logger()

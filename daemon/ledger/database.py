@@ -36,6 +36,11 @@ class Database:
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.execute("PRAGMA secure_delete=ON")
                 self._db.execute("PRAGMA foreign_keys=ON")
+                # A new memory's id falls anywhere in the index: with a million of them each insert touches
+                # another page. Pages stay in memory, and are written back once for many inserts.
+                self._db.execute("PRAGMA cache_size=-65536")  # KiB, taken only as it is needed
+                self._db.execute("PRAGMA wal_autocheckpoint=16384")  # pages
+                self._db.execute("PRAGMA journal_size_limit=4194304")
                 migrations.migrate(self._db, steps, path.name)
             else:
                 self._db.execute("PRAGMA query_only=ON")
