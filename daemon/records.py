@@ -1,8 +1,9 @@
 """The nouns that pass between readers, rules, ledger and hands. Plain data, immutable."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -12,6 +13,45 @@ Role = Literal["system", "user", "assistant", "tool"]
 @dataclass(frozen=True, slots=True)
 class Turn:
     role: Role
+    text: str
+
+
+class Utterance(NamedTuple):
+    """One message of an export, as it was said. Who is "me", and what is learnt, `rules/sessions` decides."""
+
+    source: str  # the reader's name
+    conversation: str  # tells this chat from others, and is the same in a later export of it
+    speaker: str  # the name as the export shows it; "" where it shows none
+    text: str  # never empty: what has no text is LeftOut
+    timestamp: str | None = None  # raw
+    time: str | None = None  # UTC, ISO 8601, of one width ("2024-01-15T09:00:00Z")
+    zone_known: bool = True  # False: the raw time has no zone, and `time` was made with the profile's
+    message: str | None = None  # its id within the conversation, where the export has one
+    clock: str | None = None  # local ISO time, where there is neither id nor zone: part of the identity
+    role: Role | None = None  # as recorded in a chat with an AI; None between people
+    speaker_id: str | None = None  # user id, mail address, phone number
+    owner: bool | None = None  # True or False where the export itself says who is its owner
+    group: bool | None = None  # more than two people; None where the reader cannot know
+    where: str = ""  # "line 12", "message 3"
+
+
+class LeftOut(NamedTuple):
+    """A message that is no memory (a system line, media alone, deleted), shown with its reason, never silently gone."""
+
+    reason: str
+    speaker: str = ""
+    text: str = ""  # what stood there, shortened where it is long
+    timestamp: str | None = None
+    time: str | None = None
+    zone_known: bool = True
+    where: str = ""
+
+
+class Part(NamedTuple):
+    """One message inside a memory. A message that was edited keeps its key and has another digest."""
+
+    key: bytes  # 16 bytes: source, conversation and message
+    digest: bytes  # 8 bytes: its text
     text: str
 
 
@@ -36,10 +76,20 @@ class Memory:
     mode: str | None = None  # metadata.cognitiveMode, where the source says it
     source: str = "text"  # the reader's name
     extra: dict[str, Any] = field(default_factory=dict)  # marks that curation reads; no part of the identity
+    parts: tuple[Part, ...] = ()  # of an export: the messages that carry loss; they alone are its identity
+    speaker: str | None = None  # who said what is learnt, where an export names them
+    conversation: str | None = None
+    zone_known: bool = True
 
     @property
     def id(self) -> str:
-        """SHA-256 (hex) of the compact JSON of type, timestamp, content, response, payload and, in chats, context."""
+        """SHA-256 (hex): of an export's messages, else of the compact JSON of type, timestamp, content, response,
+        payload and, in chats, context."""
+        if self.parts:
+            digest = hashlib.sha256()
+            for part in self.parts:
+                digest.update(part.key + part.digest)
+            return digest.hexdigest()
         parts: list[Any] = [self.type, self.timestamp, self.content, self.response, self.payload]
         if self.context:
             parts.append([[turn.role, turn.text] for turn in self.context])
@@ -52,6 +102,10 @@ class BadItem:
 
     where: str  # "line 12", "item 3", "notes/a.json"
     reason: str
+
+
+Heard = Utterance | LeftOut | Memory | BadItem  # what a reader gives
+Hearing = Iterator[Heard]
 
 
 class Refused(Exception):

@@ -10,16 +10,33 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from daemon.readers import chat_jsonl, document, markdown, origin, plain_text
+from daemon.readers import archives, chat_jsonl, document, markdown, origin, plain_text
 from daemon.readers.document import Torn
-from daemon.readers.shape import FileFacts, Item, ItemReader, Limits, TextReader, key_list
-from daemon.records import BadItem, Memory, Refused
+from daemon.readers.shape import (
+    FileFacts,
+    Item,
+    ItemReader,
+    Limits,
+    Locale,
+    Sniff,
+    StreamReader,
+    TextReader,
+    Tree,
+    TreeReader,
+    key_list,
+)
+from daemon.records import BadItem, Heard, Hearing, LeftOut, Memory, Refused, Utterance
 
-__all__ = ["READERS", "Limits", "read"]
+__all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
+TREE_READERS: tuple[TreeReader, ...] = ()
+STREAM_READERS: tuple[StreamReader, ...] = ()
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
-READERS: tuple[ItemReader | TextReader, ...] = (*ITEM_READERS, *TEXT_READERS)
+READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (
+    *TREE_READERS, *STREAM_READERS, *ITEM_READERS, *TEXT_READERS
+)  # fmt: skip
+COMPANIONS = frozenset().union(*(reader.companions for reader in (*TREE_READERS, *STREAM_READERS)))
 
 _WRAPPERS = ("memories", "samples", "items", "data", "events", "tasks")  # keys under which a list may hide
 _REASONS_SHOWN = 3
@@ -27,18 +44,37 @@ _REASONS_SHOWN = 3
 Taken = Iterator[Memory | BadItem]
 
 
-def read(stream: BinaryIO, name: str, size: int, mtime: float | None, limits: Limits | None = None) -> Taken:
-    """The memories of one file, in its order, and its parts that could not be taken.
+def read(
+    stream: BinaryIO, name: str, size: int, mtime: float | None, limits: Limits | None = None, *,
+    locale: Locale = Locale(), path: str = "", container: str = "", depth: int = 0,
+) -> Hearing:  # fmt: skip
+    """What one file holds, in its order: memories, messages, what was left out, parts that could not be taken.
 
     The stream must be seekable. Raises Refused, with one sentence for the person, where the whole file
     cannot be taken; that can come after some bad parts have been named, since a file of which nothing was
-    usable is refused as well.
+    usable is refused as well. `depth` counts the zips that the file lies in.
     """
     limits = limits or Limits()
     if name.lower().endswith(".enc"):
         raise Refused("the file is encrypted: export it decrypted, then drop it again")
+    kind = archives.kind_of(stream)
+    if kind == "zip":
+        with archives.ZipTree(stream, name, size, limits, depth) as tree:
+            yield from read_tree(tree, limits, locale=locale, depth=depth + 1)
+        return
+    if kind == "gzip":
+        inner, inner_name, inner_size = archives.unpacked(stream, name, size, limits)
+        yield from read(inner, inner_name, inner_size, mtime, limits, locale=locale, path=path,
+                        container=container, depth=depth + 1)  # fmt: skip
+        return
     stream, head = document.opened(stream, size, limits)
-    facts = FileFacts.of(name, mtime)
+    facts = FileFacts.of(name, mtime, locale, path, container)
+    sniff = Sniff(name, head, whole=len(head) < document.HEAD)
+    for reader in STREAM_READERS:
+        if reader.claims(sniff):
+            yield from _not_nothing(iter(reader.read(stream, facts, limits)))
+            return
+    document.refuse_what_is_no_text(head)
     if document.looks_like_json(head, name):
         if not document.may_be_json(head) and not document.is_lines(stream, head, name, limits):
             raise Refused("the file is named as JSON and is none: it begins with neither { nor [")
@@ -50,23 +86,64 @@ def read(stream: BinaryIO, name: str, size: int, mtime: float | None, limits: Li
     yield from _not_nothing(_text(document.whole_text(stream, limits), facts))
 
 
-def _not_nothing(taken: Taken) -> Taken:
-    """Pass everything on; refuse in the end where nothing was usable."""
+def read_tree(
+    tree: Tree, limits: Limits | None = None, *, locale: Locale = Locale(), depth: int = 0
+) -> Hearing:
+    """What a folder or a zip holds. Raises Refused where no file of it could be taken."""
+    limits = limits or Limits()
+    left = set(tree.paths())
+    good = False
     reasons: list[str] = []
-    bad = 0
+    for reader in TREE_READERS:
+        claimed = reader.claims(tree) & left
+        if claimed:
+            left -= claimed
+            for one in reader.read(tree, claimed, locale, limits):
+                good = good or isinstance(one, Memory | Utterance)
+                yield one
+    for path in sorted(left):
+        name = path.rpartition("/")[2]
+        if why := archives.why_passed_over(path, COMPANIONS):
+            yield LeftOut(why, where=path)
+            continue
+        try:
+            with tree.open(path) as stream:
+                for one in read(stream, name, tree.size(path), tree.mtime(path), limits, locale=locale,
+                                path=path, container=tree.name, depth=depth):  # fmt: skip
+                    good = good or isinstance(one, Memory | Utterance)
+                    yield _placed(one, path)
+        except Refused as refusal:
+            reasons.append(f"{path}: {refusal}")
+            yield BadItem(path, str(refusal))
+    if not good:
+        raise Refused("no file in it could be taken" + (f": {'; '.join(reasons[:_REASONS_SHOWN])}" if reasons else ""))
+
+
+def _placed(one: Heard, path: str) -> Heard:
+    if isinstance(one, BadItem):
+        return BadItem(f"{path}, {one.where}" if one.where else path, one.reason)
+    return one._replace(where=f"{path}, {one.where}" if one.where else path) if isinstance(one, LeftOut) else one
+
+
+def _not_nothing(taken: Hearing) -> Hearing:
+    """Pass everything on; refuse in the end where nothing was usable."""
+    reasons: dict[str, int] = {}
     for one in taken:
         if isinstance(one, BadItem):
-            bad += 1
-            if len(reasons) < _REASONS_SHOWN:
-                reasons.append(f"{one.where}: {one.reason}" if one.where else one.reason)
+            shown = f"{one.where}: {one.reason}" if one.where else one.reason
+            reasons[shown] = 1
             if one.where:
                 yield one
+        elif isinstance(one, LeftOut):
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+            yield one
         else:
             yield one
             break
     else:
-        more = f" (and {bad - len(reasons):,} more)" if bad > len(reasons) else ""
-        raise Refused(f"nothing in the file could be taken: {'; '.join(reasons) or 'it holds no item'}{more}")
+        shown = "; ".join(f"{why} ({n:,} times)" if n > 1 else why for why, n in list(reasons.items())[:_REASONS_SHOWN])
+        more = f" (and {len(reasons) - _REASONS_SHOWN:,} more)" if len(reasons) > _REASONS_SHOWN else ""
+        raise Refused(f"nothing in the file could be taken: {shown or 'it holds no item'}{more}")
     yield from taken
 
 

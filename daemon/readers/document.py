@@ -79,7 +79,7 @@ def _mib(size: int) -> str:
 
 
 def opened(stream: BinaryIO, size: int, limits: Limits) -> tuple[BinaryIO, bytes]:
-    """The stream as UTF-8 without its mark, at its start, and its first bytes. Refuses what is no text."""
+    """The stream at its start, as UTF-8 without its mark where it has one, and its first bytes."""
     if size > limits.max_file_bytes:
         raise Refused(f"the file is too large: {_mib(size)}, at most {_mib(limits.max_file_bytes)}")
     head = stream.read(HEAD)
@@ -96,6 +96,12 @@ def opened(stream: BinaryIO, size: int, limits: Limits) -> tuple[BinaryIO, bytes
     head = head[start:]
     if not head.strip():
         raise Refused("the file is empty")
+    stream.seek(start)
+    return stream, head
+
+
+def refuse_what_is_no_text(head: bytes) -> None:
+    """Raise Refused for bytes that no reader of text or JSON can take."""
     for magic, what in _KNOWN_BINARY:
         if head.startswith(magic):
             raise Refused(f"the file is not text: it is {what}")
@@ -104,8 +110,6 @@ def opened(stream: BinaryIO, size: int, limits: Limits) -> tuple[BinaryIO, bytes
         raise Refused("the file is not text: it holds control bytes")
     if _MARKUP.match(head):
         raise Refused("the file is HTML or XML, which no reader knows")
-    stream.seek(start)
-    return stream, head
 
 
 def looks_like_json(head: bytes, name: str) -> bool:

@@ -1,11 +1,14 @@
 """What a reader is, and the small parts that every reader of JSON needs."""
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from datetime import tzinfo
+from functools import cached_property
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypedDict
 
 from daemon.readers.dates import as_utc, parse_time
-from daemon.records import BadItem, Memory
+from daemon.records import BadItem, Heard, Memory
 
 MIB = 1 << 20
 LONGEST_TYPE = 64  # characters
@@ -28,16 +31,74 @@ class Limits:
     max_line_bytes: int = 8 * MIB
 
 
+class Locale(NamedTuple):
+    """How times without a zone and dates such as 3/4/2024 are understood: settings of the profile."""
+
+    zone: tzinfo | None = None  # None: UTC
+    day_first: bool | None = None  # decides only where the file does not; None: taken as day first, and said so
+
+
 @dataclass(frozen=True, slots=True)
 class FileFacts:
     """What is known of a file beside its bytes."""
 
-    name: str
+    name: str  # the last part of its path
     modified: str | None  # UTC, ISO 8601
+    locale: Locale = Locale()
+    path: str = ""  # within its zip or folder, "/" between parts; or its name
+    container: str = ""  # the name of the zip or folder that it came in
 
     @classmethod
-    def of(cls, name: str, mtime: float | None) -> "FileFacts":
-        return cls(name, None if mtime is None else as_utc(mtime))
+    def of(
+        cls, name: str, mtime: float | None, locale: Locale = Locale(), path: str = "", container: str = ""
+    ) -> "FileFacts":
+        return cls(name, None if mtime is None else as_utc(mtime), locale, path or name, container)
+
+
+class Tree(Protocol):
+    """The files of a zip or of a folder, by path with "/" between parts, in sorted order."""
+
+    name: str
+
+    def paths(self) -> list[str]: ...
+    def size(self, path: str) -> int: ...
+    def mtime(self, path: str) -> float | None: ...
+    def open(self, path: str) -> BinaryIO:
+        """Raises Refused where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sniff:
+    """The beginning of a file, for readers to know theirs by. The bytes are UTF-8 without mark where they are text."""
+
+    name: str
+    head: bytes  # at most 64 KiB
+    whole: bool = False  # the head is the whole file
+
+    @cached_property
+    def text(self) -> str:
+        """The head as text, without a last line that may be cut, bad bytes replaced."""
+        head = self.head
+        if not self.whole and b"\n" in head:
+            head = head[: head.rindex(b"\n") + 1]
+        return head.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The paths of JSON in the head, as ijson writes them (`item.mapping`, `messages.item.from_id`).
+        Empty where it is no JSON. The top level is `item` for a list."""
+        if self.head.lstrip()[:1] not in (b"[", b"{"):
+            return frozenset()
+        import ijson
+
+        found: set[str] = set()
+        try:
+            for prefix, _, _ in ijson.parse(io.BytesIO(self.head), multiple_values=True, use_float=True):
+                found.add(prefix)
+        except (ijson.JSONError, UnicodeDecodeError, ValueError):
+            pass  # the head ends in the middle of a value
+        return frozenset(found)
 
 
 class Shared(TypedDict):
@@ -72,6 +133,32 @@ class TextReader:
     name: str
     claims: Callable[[str, str], bool]  # (text, file name)
     read: Callable[[str, FileFacts], Iterable[Memory | BadItem]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReader:
+    """Reads an export from a stream, never the whole file in memory. `claims` looks at its beginning only.
+
+    `read` may seek. It yields what it hears; it raises Refused where the file as a whole cannot be taken.
+    """
+
+    name: str
+    claims: Callable[[Sniff], bool]
+    read: Callable[[BinaryIO, FileFacts, "Limits"], Iterable[Heard]]
+    companions: frozenset[str] = frozenset()  # names of files that come with the export and hold no memory
+
+
+@dataclass(frozen=True, slots=True)
+class TreeReader:
+    """Reads an export that is many files which only make sense together (a zip, or the folder unpacked).
+
+    `claims` gives the paths that it takes; what is left over is read file by file.
+    """
+
+    name: str
+    claims: Callable[[Tree], frozenset[str]]
+    read: Callable[[Tree, frozenset[str], Locale, "Limits"], Iterable[Heard]]
+    companions: frozenset[str] = frozenset()
 
 
 def normal_text(value: Any) -> str:
