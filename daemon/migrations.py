@@ -16,6 +16,9 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("reading", "claimed"),  # a start finds a half-read file: it is read again from its beginning
         ("reading", "read"),
         ("reading", "refused"),
+        ("reading", "needs_owner"),  # a chat of which nobody has said who is "me"
+        ("needs_owner", "claimed"),
+        ("needs_owner", "discarded"),
         ("read", "done"),
         ("read", "held"),
         ("held", "read"),
@@ -30,10 +33,12 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("frozen", "waiting"),
         ("held", "waiting"),
         ("held", "discarded"),
+        *((state, "forgotten") for state in ("waiting", "held", "held_out", "skipped", "trained", "discarded")),
     ),
     "jobs": (
         ("frozen", "running"),
         ("frozen", "failed"),
+        ("frozen", "forgotten"),  # a memory in it was forgotten: its batches are frozen anew without it
         ("running", "frozen"),
         ("running", "finished"),
         ("running", "failed"),
@@ -126,7 +131,33 @@ def m001_home(db: sqlite3.Connection) -> None:
     _guard(db, "requests")
 
 
-PROFILE_STEPS: Sequence[Step] = (m001_profile,)
+def m002_exports(db: sqlite3.Connection) -> None:
+    """Messages of exports as units, texts that recur, near duplicates, and what was forgotten."""
+    for statement in (
+        "ALTER TABLE memories ADD COLUMN conversation TEXT",
+        "ALTER TABLE memories ADD COLUMN speaker TEXT",
+        "ALTER TABLE memories ADD COLUMN zone_known INTEGER NOT NULL DEFAULT 1",
+        # Of the learnt text, normalised: 63 bits of a hash, NULL in rows from before this schema.
+        "ALTER TABLE memories ADD COLUMN text_key INTEGER",
+        "CREATE INDEX memories_text ON memories(text_key)",
+        """CREATE TABLE messages (
+            key BLOB NOT NULL, digest BLOB NOT NULL, memory INTEGER NOT NULL,
+            PRIMARY KEY (key, digest)) WITHOUT ROWID""",
+        """CREATE TABLE near_bands (
+            band INTEGER NOT NULL, memory INTEGER NOT NULL, PRIMARY KEY (band, memory)) WITHOUT ROWID""",
+        """CREATE TABLE redactions (
+            id INTEGER PRIMARY KEY, at TEXT NOT NULL, path TEXT NOT NULL, old_sha256 TEXT, new_sha256 TEXT,
+            reason TEXT NOT NULL)""",
+        "DROP TRIGGER batches_legal_moves",
+        "DROP TRIGGER memories_legal_moves",
+        "DROP TRIGGER jobs_legal_moves",
+    ):
+        db.execute(statement)
+    for table in ("batches", "memories", "jobs"):
+        _guard(db, table)
+
+
+PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports)
 HOME_STEPS: Sequence[Step] = (m001_home,)
 
 

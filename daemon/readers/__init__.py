@@ -36,7 +36,9 @@ TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (
     *TREE_READERS, *STREAM_READERS, *ITEM_READERS, *TEXT_READERS
 )  # fmt: skip
-COMPANIONS = frozenset().union(*(reader.companions for reader in (*TREE_READERS, *STREAM_READERS)))
+COMPANIONS: frozenset[str] = frozenset(
+    name for known in (TREE_READERS, STREAM_READERS) for reader in known for name in reader.companions
+)
 
 _WRAPPERS = ("memories", "samples", "items", "data", "events", "tasks")  # keys under which a list may hide
 _REASONS_SHOWN = 3

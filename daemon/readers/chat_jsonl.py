@@ -37,7 +37,7 @@ Taken = Iterator[Memory | BadItem]
 
 def shared_facts(item: Item, facts: FileFacts, source: str, kind: str = "conversation") -> Shared:
     """What an item says beside its text. Content and response are still to be filled in."""
-    timestamp, time = stamp(item, facts)
+    timestamp, time, zone_known = stamp(item, facts)
     metadata = item.get("metadata")
     mode = item.get("cognitiveMode")
     if mode is None and isinstance(metadata, dict):
@@ -46,6 +46,7 @@ def shared_facts(item: Item, facts: FileFacts, source: str, kind: str = "convers
         "type": kind,
         "timestamp": timestamp,
         "time": time,
+        "zone_known": zone_known,
         "tags": tags_of(item["tags"]) if "tags" in item else (),
         "mode": mode if isinstance(mode, str) and mode else None,
         "source": source,

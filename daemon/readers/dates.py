@@ -1,7 +1,7 @@
 """Times as people and programs write them, turned into one UTC form. What cannot be read is None."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 _FIRST, _LAST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,23 +21,36 @@ _IN_TEXT = re.compile(
 )
 
 
-def parse_time(raw: str | int | float) -> str | None:
+def parse_time(raw: str | int | float, zone: tzinfo | None = None) -> str | None:
     """UTC for ISO 8601 and its relatives, unix seconds to nanoseconds, RFC 2822, and dates with month names.
 
-    A time without a zone is taken as UTC: the raw text is kept beside it and says that it had none.
+    A time without a zone is taken in `zone` (None: UTC); a date alone is midnight there.
     """
+    return zoned_time(raw, zone)[0]
+
+
+def zoned_time(raw: str | int | float, zone: tzinfo | None = None) -> tuple[str | None, bool]:
+    """(UTC, whether the raw text itself says its zone) as `parse_time` does it."""
     if isinstance(raw, (int, float)):
-        return as_utc(raw)
+        return as_utc(raw), True
     text = raw.strip()
     if len(text) > 64:
-        return None
+        return None, False
     try:
-        return _within(datetime.fromisoformat(text)) if not text.isdigit() else as_utc(float(text))
+        if text.isdigit() and len(text) != 8 or _NUMBER.fullmatch(text):
+            return as_utc(float(text)), True
+        moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        pass
-    if _NUMBER.fullmatch(text):
-        return as_utc(float(text))
-    return _tolerant(text)
+        found = _tolerant(text)
+        if found is None:
+            return None, False
+        moment = found
+    return local_to_utc(moment, zone), moment.tzinfo is not None
+
+
+def local_to_utc(moment: datetime, zone: tzinfo | None) -> str | None:
+    """UTC of a moment; one without a zone is taken in `zone` (None: UTC). None outside 1900 to 2200."""
+    return _within(moment.replace(tzinfo=zone) if moment.tzinfo is None and zone is not None else moment)
 
 
 def as_utc(number: float) -> str | None:
@@ -65,21 +78,22 @@ def date_in(text: str) -> str | None:
     return None
 
 
-def _tolerant(text: str) -> str | None:
+def _tolerant(text: str) -> datetime | None:
+    """With its zone where the text names one, else without."""
     try:
         if found := _ISO.fullmatch(text):
-            return _within(_built(found, (1, 2, 3), found[7]))
+            return _built(found, (1, 2, 3), found[7])
         if found := _DAY_FIRST.fullmatch(text):
-            return _within(_built(found, (3, 2, 1), None))
+            return _built(found, (3, 2, 1), None)
         if _RFC_2822.fullmatch(text):
             from email.utils import parsedate_to_datetime
 
-            return _within(parsedate_to_datetime(text))
+            return parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
     for form in _WORDS:
         try:
-            return _within(datetime.strptime(text, form).replace(tzinfo=UTC))
+            return datetime.strptime(text, form)  # noqa: DTZ007 (a date alone has no zone)
         except ValueError:
             continue
     return None
@@ -88,16 +102,21 @@ def _tolerant(text: str) -> str | None:
 def _built(found: re.Match[str], order: tuple[int, int, int], zone: str | None) -> datetime:
     year, month, day = (int(found[group]) for group in order)
     hour, minute, second = (int(found[group] or 0) for group in (4, 5, 6))
-    moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-    if zone is None or zone[0] not in "+-":
+    moment = datetime(year, month, day, hour, minute, second)  # noqa: DTZ001
+    if zone is None:
         return moment
+    if zone[0] not in "+-":
+        return moment.replace(tzinfo=UTC)
     digits = zone[1:].replace(":", "").ljust(4, "0")
     away = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-    return moment - away if zone[0] == "+" else moment + away
+    return moment.replace(tzinfo=timezone(away if zone[0] == "+" else -away))
 
 
 def _within(moment: datetime) -> str | None:
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
     if not _FIRST <= moment < _LAST:
         return None
     return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"  # of one width: sorts by time

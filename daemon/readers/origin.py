@@ -161,7 +161,7 @@ def _read_curated(item: Item, facts: FileFacts) -> Taken:
     asked = normal_text(item.get("userMessage"))
     answered = normal_text(item.get("assistantResponse"))
     essence = normal_text(item.get("conversationalEssence"))
-    timestamp, time = stamp(item, facts, "originalTimestamp", "timestamp", "created_at")
+    timestamp, time, zone_known = stamp(item, facts, "originalTimestamp", "timestamp", "created_at")
     mode = item.get("cognitiveMode")
     pair = bool(asked.strip() and answered.strip())
     content = without_me(asked) if pair else essence if essence.strip() else answered or asked
@@ -174,6 +174,7 @@ def _read_curated(item: Item, facts: FileFacts) -> Taken:
         response=answered if pair else None,
         timestamp=timestamp,
         time=time,
+        zone_known=zone_known,
         tags=tags_of(item.get("tags")),
         mode=mode if isinstance(mode, str) and mode else None,
         source=SOURCE,
@@ -195,12 +196,13 @@ def _read_task(item: Item, facts: FileFacts) -> Taken:
     payload = {key: item[key] for key in _TASK_FIELDS if isinstance(item.get(key), (str, int, float))}
     payload["title"] = title
     description = normal_text(item.get("description")).strip()
-    timestamp, time = stamp(item, facts, "created", "created_at", "timestamp", "updated")
+    timestamp, time, zone_known = stamp(item, facts, "created", "created_at", "timestamp", "updated")
     yield Memory(
         type="task",
         content=f"{title}\n{description}" if description else title,
         timestamp=timestamp,
         time=time,
+        zone_known=zone_known,
         payload=payload,
         tags=tags_of(item.get("tags")),
         source=SOURCE,

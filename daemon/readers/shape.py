@@ -7,7 +7,7 @@ from datetime import tzinfo
 from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypedDict
 
-from daemon.readers.dates import as_utc, parse_time
+from daemon.readers.dates import as_utc, zoned_time
 from daemon.records import BadItem, Heard, Memory
 
 MIB = 1 << 20
@@ -107,6 +107,7 @@ class Shared(TypedDict):
     type: str
     timestamp: str | None
     time: str | None
+    zone_known: bool
     tags: tuple[str, ...]
     mode: str | None
     source: str
@@ -182,18 +183,18 @@ def _part_text(part: Any) -> str:
     return normal_text(text) if isinstance(text, str) else ""
 
 
-def stamp(item: Item, facts: FileFacts, *keys: str) -> tuple[str | None, str | None]:
-    """(raw text, UTC) of the first of `keys` that is there. The raw text is None where the data holds none:
-    the file's own time is never part of a memory's identity."""
+def stamp(item: Item, facts: FileFacts, *keys: str) -> tuple[str | None, str | None, bool]:
+    """(raw text, UTC, whether its zone is known) of the first of `keys` that is there. The raw text is None where
+    the data holds none: the file's own time is never part of a memory's identity."""
     if not keys:
         if _TIME_KEYS.isdisjoint(item):
-            return None, facts.modified
+            return None, facts.modified, True
         keys = ("timestamp", "created_at", "date", "created")
     for key in keys:
         raw = item.get(key)
         if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) and raw != "":
-            return str(raw), parse_time(raw)
-    return None, facts.modified
+            return str(raw), *zoned_time(raw, facts.locale.zone)
+    return None, facts.modified, True
 
 
 def kind_of(value: Any, default: str) -> str:
