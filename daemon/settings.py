@@ -9,9 +9,10 @@ import json
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -146,6 +147,24 @@ class CurationSettings(_Section):
     system_prompt: str = Field("", max_length=20_000, description="Put before every sample; empty for none.")
 
 
+class ChatSettings(_Section):
+    """How chats between people become memories."""
+
+    session_gap_hours: float = Field(
+        4.0, gt=0.0, le=87_600.0, description="A longer silence between people begins a new conversation."
+    )
+    context_turns: int = Field(
+        12, ge=0, le=1000, description="So many turns before a question are shown with it, and not learnt."
+    )
+
+
+class SourceSettings(_Section):
+    train_on: Literal["assistant", "me"] = Field(
+        "assistant",
+        description="Of chats with an AI: learn its answers, or what you said yourself (the roles swap).",
+    )
+
+
 class CycleSettings(_Section):
     """Read from `etc/training.json`, as in the origin; `[cycle]` in engramd.toml wins over it."""
 
@@ -159,10 +178,26 @@ class CycleSettings(_Section):
     )
 
 
+def _zone(name: str) -> str:
+    if name:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("it is no time zone; one looks like Europe/Berlin") from None
+    return name
+
+
 class ProfileSettings(_Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds everything random of this profile.")
     aliases: list[str] = Field(
-        default_factory=list, description="Other names by which this person is called."
+        default_factory=list,
+        description="Names, mail addresses and phone numbers of this person in chats; engramd owner adds some too.",
+    )
+    timezone: Annotated[str, AfterValidator(_zone)] = Field(
+        "", description='Of times without a zone, such as "Europe/Berlin"; empty: the zone of this machine.'
+    )
+    day_first: bool | None = Field(
+        None, description="Whether 3/4/2024 is in April; asked only where a whole export does not tell."
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keys of [training] that differ for this profile."
@@ -182,6 +217,8 @@ class Settings(BaseSettings):
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     curation: CurationSettings = Field(default_factory=CurationSettings)
+    chats: ChatSettings = Field(default_factory=ChatSettings)
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
     cycle: CycleSettings = Field(default_factory=CycleSettings)
     training: TrainingRecipe = Field(default_factory=TrainingRecipe)
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
@@ -210,6 +247,10 @@ class Settings(BaseSettings):
         if own is None or not own.training:
             return self.training
         return TrainingRecipe.model_validate(self.training.model_dump() | own.training)
+
+    def person(self, profile: str) -> ProfileSettings:
+        """What is set for one profile, defaults where nothing is."""
+        return self.profiles.get(profile) or ProfileSettings()
 
     def seed(self, profile: str) -> int:
         own = self.profiles.get(profile)

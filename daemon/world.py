@@ -1,14 +1,20 @@
 """One profile at work: its paths, its ledger, its settings. No query or path of it reaches another one."""
 
+import json
 import tomllib
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from tzlocal import get_localzone
 
 from daemon import ledger
 from daemon.home import Home, ProfilePaths
 from daemon.ledger import jobs
+from daemon.readers import Locale
 from daemon.rules.curation import Curation
 from daemon.rules.prompts import Prompts
+from daemon.rules.sessions import ChatRules
 from daemon.settings import Settings, SettingsError
 from trainer.contract import TrainingRecipe
 
@@ -25,8 +31,34 @@ class World:
     seed: int  # fixed when the profile is made: a later change of the setting must not reorder its history
 
     @property
+    def locale(self) -> Locale:
+        """How times without a zone are understood: as the profile says, else as this machine does."""
+        person = self.settings.person(self.name)
+        return locale_of(person.timezone, person.day_first)
+
+    @property
+    def aliases(self) -> list[str]:
+        """By what names this person is known in chats: from the settings, and as `engramd owner` said."""
+        return [*self.settings.person(self.name).aliases, *json.loads(jobs.get_meta(self.db, "aliases") or "[]")]
+
+    @property
+    def chat_rules(self) -> ChatRules:
+        return chat_rules(self.settings)
+
+    @property
     def recipe(self) -> TrainingRecipe:
         return self.settings.recipe(self.name)
+
+
+def locale_of(timezone: str, day_first: bool | None) -> Locale:
+    return Locale(ZoneInfo(timezone) if timezone else get_localzone(), day_first)
+
+
+def chat_rules(settings: Settings) -> ChatRules:
+    """As the settings have it."""
+    chats = settings.chats
+    sides = {name: source.train_on for name, source in settings.sources.items()}
+    return ChatRules(chats.session_gap_hours * 3600, chats.context_turns, sides)
 
 
 def _data(home: Home, name: str) -> dict[str, Any]:

@@ -26,6 +26,17 @@ _SECTION_NOTES = {
     "cycle": "What a cycle selects; these keys may stand in training.json too.",
     "curation": "What becomes of a memory before it is trained.",
 }
+_NAMED = {  # sections of which a person makes as many as there are names: what they are, and an example
+    "sources": (
+        "A section like this is for one source of chats with an AI: chatgpt, claude or gemini. docs/formats.md says "
+        "what each choice teaches.",
+        "chatgpt",
+    ),
+    "profiles": (
+        "A section like this declares a profile, one person's separate world; `me` is always there.",
+        "anna",
+    ),
+}
 # The recipe's class belongs to the trainer; what its keys are for is said to the owner here.
 _RECIPE_NOTES = {
     "base_model": "A hub id that is on disk, a folder, or builtin:tiny.",
@@ -102,9 +113,9 @@ def template() -> str:
     defaults = Settings()
     parts = [_HEAD]
     for section in Settings.model_fields:
-        if section != "profiles":
+        if section not in _NAMED:
             parts.append(_section(section, getattr(defaults, section), schema))
-    return "\n".join([*parts, _profiles(schema)])
+    return "\n".join([*parts, *(_named(section) for section in _NAMED)])
 
 
 def _section(section: str, values: "BaseModel", schema: dict[str, Any]) -> str:
@@ -121,14 +132,16 @@ def _section(section: str, values: "BaseModel", schema: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _profiles(schema: dict[str, Any]) -> str:
-    from daemon.settings import ProfileSettings
+def _named(section: str) -> str:
+    from daemon.settings import ProfileSettings, SourceSettings
 
-    lines = ["# A section like this declares a profile, one person's separate world; `me` is always there."]
-    lines.append("#[profiles.anna]")
-    for key, field in ProfileSettings.model_fields.items():
+    note, example = _NAMED[section]
+    fields = (ProfileSettings if section == "profiles" else SourceSettings).model_fields
+    lines = [*_comment(note), f"#[{section}.{example}]"]
+    for key, field in fields.items():
         lines += _comment(field.description or "")
-        lines.append(f"#{key} = {_toml(field.get_default(call_default_factory=True))}")
+        default = field.get_default(call_default_factory=True)
+        lines.append(f"#{key} = {_toml(True if default is None else default)}")
     return "\n".join(lines) + "\n"
 
 

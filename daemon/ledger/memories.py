@@ -9,13 +9,15 @@ from typing import Any
 
 import orjson
 
+from daemon.ledger import messages
 from daemon.ledger.database import Database, LedgerError, moved
-from daemon.records import Memory, Turn
+from daemon.records import Memory, Part, Turn
 
 _VISIBLE = "SELECT 1 FROM batches b WHERE b.id = m.batch AND b.state <> 'reading'"
 
-# (id, memory, its state at ingestion: waiting, skipped or held_out, the reason where it is skipped)
-Judged = tuple[str, Memory, str, str | None]
+# (id, memory, its state at ingestion: waiting, skipped or held_out, the reason where it is skipped, the key of
+# its learnt text)
+Judged = tuple[str, Memory, str, str | None, int | None]
 
 
 def _detail(memory: Memory) -> str | None:
@@ -28,6 +30,8 @@ def _detail(memory: Memory) -> str | None:
         detail["tags"] = list(memory.tags)
     if memory.extra:
         detail["extra"] = memory.extra
+    if memory.parts:
+        detail["parts"] = [(part.key + part.digest).hex() for part in memory.parts]
     return orjson.dumps(detail).decode() if detail else None
 
 
@@ -45,23 +49,36 @@ def from_row(row: dict[str, Any]) -> Memory:
         mode=row["mode"],
         source=row["source"],
         extra=detail.get("extra", {}),
+        parts=tuple(_part(text) for text in detail.get("parts", ())),
+        speaker=row["speaker"],
+        conversation=row["conversation"],
+        zone_known=bool(row["zone_known"]),
     )
 
 
-def stage(db: Database, batch: int, judged: Iterable[Judged]) -> int:
+def _part(text: str) -> Part:
+    """The identity of a message; its text stands in the memory."""
+    raw = bytes.fromhex(text)
+    return Part(raw[:16], raw[16:], "")
+
+
+def stage(db: Database, batch: int, judged: Sequence[Judged]) -> int:
     """Insert a slice; a memory that is known already is left out. Gives how many were new."""
     rows = (
         (
-            bytes.fromhex(id_), batch, state, reason, m.type, m.source,
-            m.timestamp, m.time, m.mode, m.content, m.response, _detail(m),
+            bytes.fromhex(id_), batch, state, reason, m.type, m.source, m.timestamp, m.time, m.mode, m.content,
+            m.response, _detail(m), m.conversation, m.speaker, m.zone_known, text_key,
         )
-        for id_, m, state, reason in judged
+        for id_, m, state, reason, text_key in judged
     )  # fmt: skip
-    return db.executemany(
+    new = db.executemany(
         """INSERT INTO memories (id, batch, state, reason, type, source, timestamp, time, mode, content,
-        response, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING""",
+        response, detail, conversation, speaker, zone_known, text_key)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING""",
         rows,
     )
+    messages.insert(db, ((id_, part) for id_, memory, *_ in judged for part in memory.parts))
+    return new
 
 
 def last_seq(db: Database) -> int:
@@ -69,9 +86,12 @@ def last_seq(db: Database) -> int:
 
 
 def unstage(db: Database, first_seq: int, limit: int) -> int:
-    """Remove at most `limit` staged rows, newest first; gives how many are left."""
-    db.execute("DELETE FROM memories WHERE seq >= ? AND seq > (SELECT max(seq) - ? FROM memories)",
-               (first_seq, limit))  # fmt: skip
+    """Remove at most `limit` staged rows, newest first, and their messages; gives how many are left."""
+    last = last_seq(db)
+    for row in db.all("SELECT detail FROM memories WHERE seq >= ? AND seq > ?", (first_seq, last - limit)):
+        detail = orjson.loads(row["detail"]) if row["detail"] else {}
+        messages.remove(db, [_part(text) for text in detail.get("parts", ())])
+    db.execute("DELETE FROM memories WHERE seq >= ? AND seq > ?", (first_seq, last - limit))
     return db.number("SELECT count(*) FROM memories WHERE seq >= ?", (first_seq,))
 
 

@@ -18,6 +18,8 @@ from daemon.records import BadItem, Heard, LeftOut, Memory, Part, Role, Turn, Ut
 OPENING = "message"  # type of a memory that answers nothing: the owner began to speak
 MOST_OPEN_CHATS = 2000  # conversations that may be interleaved; the least recent one is closed
 MOST_SPEAKERS = 1000  # counted for the question who the owner is
+MOST_DIRECT_CHATS = 100_000  # looked at one by one for the owner
+_WITHOUT_OWNER = frozenset(("mail", "slack"))  # whose conversations may well go on without the owner
 _TIMES_REMEMBERED = 256  # in which equal messages are told apart by their order
 
 Side = Literal["me", "assistant"]
@@ -63,6 +65,7 @@ class _Chat:
     run: list[Utterance] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     group: bool = False
+    mine: bool = False  # the owner has spoken in it
 
 
 class Sessions:
@@ -75,6 +78,7 @@ class Sessions:
         self._chats: OrderedDict[tuple[str, str], _Chat] = OrderedDict()
         self._mine: dict[tuple[str, str | None], bool] = {}
         self._ordinals: OrderedDict[bytes, int] = OrderedDict()
+        self._direct: dict[tuple[str, str], set[str]] = {}  # chats in which nobody known has spoken: who did
         self.speakers: dict[str, int] = {}  # between people, where the export does not say who is who
         self.owner_seen = False
 
@@ -117,6 +121,9 @@ class Sessions:
         self._chats.clear()
         if self.speakers and not self.owner_seen:
             raise NeedsOwner(self.speakers, self._profile)
+        for names in self._direct.values():
+            if len(names) == 2:  # one of the two is the owner, by a name that is not known yet
+                raise NeedsOwner({name: self.speakers.get(name, 0) for name in names}, self._profile)
 
     def _take(self, said: Utterance) -> Iterator[Memory]:
         key = (said.source, said.conversation)
@@ -146,7 +153,10 @@ class Sessions:
             return self.role(said) or "user"
         if said.owner is None and (said.speaker in self.speakers or len(self.speakers) < MOST_SPEAKERS):
             self.speakers[said.speaker] = self.speakers.get(said.speaker, 0) + 1
-        if said.owner if said.owner is not None else self.is_mine(said):
+        mine = said.owner if said.owner is not None else self.is_mine(said)
+        if said.owner is None and said.group is not True and said.source not in _WITHOUT_OWNER:
+            self._note_direct(said, chat, mine)
+        if mine:
             self.owner_seen = True
             return "assistant"
         if said.owner is not None:
@@ -154,6 +164,16 @@ class Sessions:
         chat.others.add(said.speaker_id or said.speaker) if len(chat.others) < 3 else None
         chat.group = said.group if said.group is not None else len(chat.others) > 1
         return "user"
+
+    def _note_direct(self, said: Utterance, chat: _Chat, mine: bool) -> None:
+        key = (said.source, said.conversation)
+        if mine and not chat.mine:
+            chat.mine = True
+            self._direct.pop(key, None)
+        elif not chat.mine and len(self._direct) < MOST_DIRECT_CHATS:
+            names = self._direct.setdefault(key, set())
+            if len(names) < 3:
+                names.add(said.speaker)
 
     def _is_new_session(self, chat: _Chat, time: str | None) -> bool:
         last = chat.last_time
