@@ -4,6 +4,7 @@ Work comes in bounded slices: one call reads for a fraction of a second and comm
 watchdog's ping and a stop are never late. A batch is visible from its last slice on.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from daemon import durable, inbox, readers
-from daemon.ledger import batches, memories
+from daemon.ledger import batches, jobs, memories, messages
 from daemon.logs import get_logger
-from daemon.records import BadItem, Memory, Refused
+from daemon.readers import Locale
+from daemon.records import BadItem, Hearing, LeftOut, Memory, Refused
 from daemon.rules import planning
 from daemon.rules.curation import judge
+from daemon.rules.sessions import NeedsOwner, Sessions, without_known
 from daemon.world import World
 
 SLICE_SECONDS = 0.5
@@ -30,15 +33,29 @@ class _Open:
     """The batch that is being read, and how far."""
 
     row: dict[str, Any]
-    items: Iterator[Memory | BadItem]
+    items: Iterator[Memory | BadItem | LeftOut]
     first_seq: int
     ended: bool = False
     refused: str | None = None
+    needs_owner: bool = False  # `refused` says who might be it: the batch waits instead
     taken: int = 0  # memories, known ones included
     new: int = 0
     skipped: int = 0
     bad_items: int = 0
+    left_out: int = 0  # messages that are no memory
     listed: list[BadItem] = field(default_factory=list)
+    superseded: set[int] = field(default_factory=set)  # waiting memories of which a message was edited
+
+
+def heard(path: Path, name: str, size: int, mtime: float | None, limits: readers.Limits, locale: Locale) -> Hearing:
+    """What the readers give for a file or a folder. Raises Refused, OSError."""
+    if not path.is_dir():
+        with open(path, "rb") as stream:
+            yield from readers.read(stream, name, size, mtime, limits, locale=locale)
+        return
+    files, bad = inbox.folder_files(path, limits.max_file_bytes)
+    yield from bad
+    yield from readers.read_tree(inbox.FolderTree(path, name, files), limits, locale=locale)
 
 
 class Ingestion:
@@ -68,10 +85,27 @@ class Ingestion:
             row = batches.latest_of_path(world.db, claim.path.name)
             if row is None:
                 unknown.append(claim)
-            elif row["state"] not in ("claimed", "reading"):
+            elif row["state"] not in ("claimed", "reading", "needs_owner"):
                 self._put_away([row], now)
         if unknown:
             self.register(unknown, now)
+        seen = jobs.get_meta(world.db, "aliases_seen")
+        aliases = json.dumps(world.aliases, ensure_ascii=False)
+        if seen != aliases:  # changed in the settings
+            with world.db.transaction():
+                jobs.set_meta(world.db, "aliases_seen", aliases)
+                batches.read_again(world.db)
+
+    def put_away(self, batch: int, now: str) -> None:
+        """A batch that a person decided on: its file goes where it belongs."""
+        row = batches.get(self._world.db, batch)
+        if row is not None and row["state"] not in ("claimed", "reading"):
+            self._put_away([row], now)
+
+    def owner_named(self) -> int:
+        """Somebody said who the owner is: batches that waited for it are read again. Gives how many."""
+        with self._world.db.transaction():
+            return batches.read_again(self._world.db)
 
     @property
     def busy(self) -> bool:
@@ -118,62 +152,69 @@ class Ingestion:
         self._open = _Open(row, self._items(self._world.paths.claimed / row["path"], row), first_seq)
         return True
 
-    def _items(self, path: Path, row: dict[str, Any]) -> Iterator[Memory | BadItem]:
-        """What the readers give for a file, or for each file of a folder. Raises Refused, OSError."""
-        settings = self._world.settings.inbox
+    def _items(self, path: Path, row: dict[str, Any]) -> Iterator[Memory | BadItem | LeftOut]:
+        """The memories of a claimed file or folder. Raises Refused, NeedsOwner, OSError."""
+        world = self._world
+        settings = world.settings.inbox
         limits = readers.Limits(settings.max_file_mb * 2**20, settings.max_document_mb * 2**20)
-        if not path.is_dir():
-            with open(path, "rb") as stream:
-                yield from readers.read(stream, row["name"], row["size"], row["mtime"], limits)
-            return
-        good = False
-        files, bad = inbox.folder_files(path, limits.max_file_bytes)
-        yield from bad
-        for file in files:
-            shown = file.relative.encode(errors="backslashreplace").decode()
-            try:
-                with open(path / file.relative, "rb") as stream:
-                    base = os.path.basename(file.relative)
-                    for item in readers.read(stream, base, file.size, file.mtime, limits):
-                        good = good or isinstance(item, Memory)
-                        yield BadItem(f"{shown}, {item.where}", item.reason) if isinstance(item, BadItem) else item
-            except (Refused, OSError) as refusal:
-                yield BadItem(shown, str(refusal))
-        if not good:
-            raise Refused("no file in this folder could be taken")
+        said = heard(path, row["name"], row["size"], row["mtime"], limits, world.locale)
+        return Sessions(world.aliases, world.chat_rules, world.name).memories(said)
 
     def _take(self, open_: _Open, budget: int, deadline: float) -> int:
         """Stage at most `budget` items of the open batch; gives how many it looked at, at least 1."""
         settings = self._world.settings
         before = open_.first_seq - 1 + open_.taken  # how many came before, whatever the slices
         judged: list[memories.Judged] = []
+        slice_parts: set[bytes] = set()  # messages of this slice, which the ledger does not know yet
         looked_at = 0
         while not open_.ended and looked_at < budget and (looked_at % 64 or self._clock() < deadline):
-            try:
-                item = next(open_.items, None)
-            except (Refused, OSError) as error:
-                open_.refused = str(error) if isinstance(error, Refused) else f"it cannot be read: {error}"
-                item = None
+            item = self._next(open_)
             if item is None:
-                open_.ended = True
                 break
             looked_at += 1
-            if isinstance(item, BadItem):
+            if isinstance(item, LeftOut):
+                open_.left_out += 1
+            elif isinstance(item, BadItem):
                 open_.bad_items += 1
                 if len(open_.listed) < LISTED_BAD_ITEMS:
                     open_.listed.append(item)
-                continue
-            id_, verdict = item.id, judge(item, self._world.curation)
-            state, reason = ("waiting", None) if verdict.keep else ("skipped", verdict.reason)
-            enough = before + len(judged) >= settings.jobs.held_out_from
-            if verdict.keep and planning.is_held_out(id_, settings.jobs.held_out_percent, enough=enough):
-                state, reason = "held_out", "kept for measuring"
-            open_.skipped += not verdict.keep
-            judged.append((id_, item, state, reason))
-        open_.taken += len(judged)
+            else:
+                open_.taken += 1
+                found = self._without_known(open_, item, slice_parts)
+                if found is not None:
+                    judged.append(self._judged(open_, found, enough=before + len(judged) >= settings.jobs.held_out_from))
         if open_.refused is None:
             open_.new += memories.stage(self._world.db, open_.row["id"], judged)
         return max(looked_at, 1)
+
+    def _next(self, open_: _Open) -> Memory | BadItem | LeftOut | None:
+        """The next item of the open batch; None at its end, however it ends."""
+        try:
+            item = next(open_.items, None)
+        except (Refused, NeedsOwner, OSError) as error:
+            item = None
+            open_.needs_owner = isinstance(error, NeedsOwner)
+            open_.refused = f"it cannot be read: {error}" if isinstance(error, OSError) else str(error)
+        open_.ended = item is None
+        return item
+
+    def _without_known(self, open_: _Open, memory: Memory, slice_parts: set[bytes]) -> Memory | None:
+        """What of a memory is new: of a grown export only the messages that were not in the earlier one."""
+        if not memory.parts:
+            return memory
+        known, superseded = messages.known(self._world.db, memory.parts)
+        open_.superseded |= superseded
+        found = without_known(memory, known | slice_parts)
+        slice_parts.update(part.key + part.digest for part in memory.parts)
+        return found
+
+    def _judged(self, open_: _Open, memory: Memory, *, enough: bool) -> memories.Judged:
+        id_, verdict = memory.id, judge(memory, self._world.curation)
+        state, reason = ("waiting", None) if verdict.keep else ("skipped", verdict.reason)
+        if verdict.keep and planning.is_held_out(id_, self._world.settings.jobs.held_out_percent, enough=enough):
+            state, reason = "held_out", "kept for measuring"
+        open_.skipped += not verdict.keep
+        return id_, memory, state, reason, None
 
     def _close(self, open_: _Open, now: str) -> bool:
         """Make the batch visible, or refuse it. False while staged rows of a refused one are left."""
@@ -181,7 +222,10 @@ class Ingestion:
         if open_.refused is not None:
             if memories.unstage(db, open_.first_seq, self._world.settings.inbox.slice_memories):
                 return False
-            batches.refuse(db, batch, open_.refused, now)
+            if open_.needs_owner:
+                batches.needs_owner(db, batch, open_.refused)
+            else:
+                batches.refuse(db, batch, open_.refused, now)
             return True
         if open_.bad_items:  # before the commit: after it, nobody would know the lines any more
             inbox.report_bad_items(
@@ -189,6 +233,7 @@ class Ingestion:
                 f"{open_.bad_items} of {open_.bad_items + open_.taken} items could not be taken; the others were",
                 open_.listed, now, batch,
             )  # fmt: skip
+        messages.supersede(db, open_.superseded)
         batches.finish_reading(
             db, batch, last_seq=open_.first_seq + open_.new - 1, duplicates=open_.taken - open_.new,
             skipped=open_.skipped, bad_items=open_.bad_items, now=now,
@@ -198,11 +243,11 @@ class Ingestion:
     def _tell(self, open_: _Open) -> None:
         log = self._log.bind(batch=open_.row["id"], file=open_.row["name"])
         if open_.refused is not None:
-            log.warning("batch_refused", reason=open_.refused)
+            log.warning("batch_needs_owner" if open_.needs_owner else "batch_refused", reason=open_.refused)
             return
         log.info(
             "batch_read", memories=open_.new, duplicates=open_.taken - open_.new, skipped=open_.skipped,
-            bad_items=open_.bad_items,
+            bad_items=open_.bad_items, left_out=open_.left_out,
         )  # fmt: skip
 
     def _put_away(self, rows: list[dict[str, Any]], now: str) -> None:
@@ -210,7 +255,7 @@ class Ingestion:
         world, done = self._world, []
         for row in rows:
             path = world.paths.claimed / row["path"]
-            if not path.exists() or self._take_again(path, row, now):
+            if row["state"] == "needs_owner" or not path.exists() or self._take_again(path, row, now):
                 continue
             if row["state"] == "refused":
                 inbox.reject(world.home, path, world.name, row["name"], row["reason"], now, batch=row["id"])

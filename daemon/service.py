@@ -258,15 +258,21 @@ class Service:
                 raise ValueError(waits)
             busy = job or ingestion.busy or self._inbox_waits or memories.any_waiting(world.db)
             return None if busy else {"head": jobs.get_head(world.db)}
+        if request["command"] == "owner":
+            world.set_aliases(arguments["names"], add=arguments["add"])
+            again = ingestion.owner_named()
+            _log.info("owner_named", profile=world.name, aliases=len(world.aliases), batches_read_again=again)
+            return {"aliases": world.aliases, "batches": again}
         if request["command"] in ("retry", "discard"):
             row = batches.get(world.db, arguments["batch"])
-            if row is None or row["state"] != "held":
+            if row is None or row["state"] not in ("held", "needs_owner"):
                 raise ValueError(f"batch {arguments['batch']} is not held: engramd status lists the held ones")
             with world.db.transaction():
                 if request["command"] == "retry":
                     batches.retry(world.db, row["id"])
                 else:
                     batches.discard(world.db, row["id"], "discarded by hand")
+            ingestion.put_away(row["id"], now)
             _log.info(f"batch_{request['command']}", profile=world.name, batch=row["id"], at=now)
             return {"batch": row["id"]}
         raise ValueError(f"unknown request {request['command']!r}")

@@ -14,7 +14,7 @@ from daemon.ledger import jobs
 from daemon.readers import Locale
 from daemon.rules.curation import Curation
 from daemon.rules.prompts import Prompts
-from daemon.rules.sessions import ChatRules
+from daemon.rules.sessions import ChatRules, normal_name
 from daemon.settings import Settings, SettingsError
 from trainer.contract import TrainingRecipe
 
@@ -40,6 +40,13 @@ class World:
     def aliases(self) -> list[str]:
         """By what names this person is known in chats: from the settings, and as `engramd owner` said."""
         return [*self.settings.person(self.name).aliases, *json.loads(jobs.get_meta(self.db, "aliases") or "[]")]
+
+    def set_aliases(self, names: list[str], *, add: bool) -> None:
+        """Add names by which this person is known, or take away some that `engramd owner` had added."""
+        have = json.loads(jobs.get_meta(self.db, "aliases") or "[]")
+        changed = [name for name in have if normal_name(name) not in {normal_name(one) for one in names}]
+        with self.db.transaction():
+            jobs.set_meta(self.db, "aliases", json.dumps([*changed, *names] if add else changed, ensure_ascii=False))
 
     @property
     def chat_rules(self) -> ChatRules:

@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batches": ("batches", "list the batches"),
     "retry": ("batches", "try a held batch again"),
     "discard": ("batches", "give a held batch up"),
+    "read": ("read", "show what a file would give, without taking it"),
+    "owner": ("owner", "say by what names you are known in chats"),
     "profile": ("profile", "add and list profiles"),
     "base": ("base", "the base model: fetch, show"),
     "loss": ("loss", "the loss curve over all batches"),

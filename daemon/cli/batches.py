@@ -60,7 +60,7 @@ def _held(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
         row = batches.get(db, args.batch)
         if row is None:
             raise UserError(f"there is no batch {args.batch} of {args.profile}: engramd batches", Exit.NOTHING)
-        if row["state"] != "held":
+        if row["state"] not in ("held", "needs_owner"):
             raise UserError(f"batch {args.batch} is {row['state']}; only a held one waits for a decision")
         return row, batches.memory_states(db, args.batch)
 
@@ -70,6 +70,9 @@ def _retry(args: argparse.Namespace) -> int:
 
     row, states = _held(args)
     ask(args, args.profile, "retry", {"batch": args.batch})
+    if row["state"] == "needs_owner":
+        print(f"batch {args.batch} ({row['name']}) is read again")
+        return Exit.OK
     memories = drawing.plural(states.get("held", 0), "memory")
     print(f"batch {args.batch} ({row['name']}) waits again, alone in its job: {memories}")
     return Exit.OK
@@ -81,6 +84,8 @@ def _discard(args: argparse.Namespace) -> int:
     row, states = _held(args)
     number = states.get("held", 0)
     memories = f"{drawing.plural(number, 'memory')} that {'was' if number == 1 else 'were'} never learnt"
+    if row["state"] == "needs_owner":
+        memories = "all its messages"
     if args.dry_run:
         print(f"would give up batch {args.batch} ({row['name']}): {memories}; held because: {row['reason']}")
         return Exit.OK

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daemon.home import Home
 
 _BETWEEN_LOOKS = 1.0  # seconds, of --watch
-_BATCH_STATES = ("claimed", "reading", "read", "held", "done", "refused", "discarded")
+_BATCH_STATES = ("claimed", "reading", "needs_owner", "read", "held", "done", "refused", "discarded")
 _LOOKED_AT = 100_000  # files in an inbox; a count beyond is of no use
 
 
@@ -64,7 +64,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "profile": name, "inbox": str(home.profile(name).inbox), "files_in_inbox": _in_inbox(home, name),
         "batches": dict.fromkeys(_BATCH_STATES, 0), "waiting_memories": 0, "job": None, "head": None,
-        "last_loss": None, "waits": None, "held": [],
+        "last_loss": None, "waits": None, "held": [], "needs_owner": [],
     }  # fmt: skip
     with opened_if_there(home, name) as db:
         if db is not None:
@@ -98,6 +98,10 @@ def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, An
         "last_loss": loss,
         "waits": jobs.get_meta(db, "waits"),
         "held": held,
+        "needs_owner": [
+            {"batch": row["id"], "name": row["name"], "reason": row["reason"]}
+            for row in batches.in_state(db, "needs_owner")
+        ],
     }  # fmt: skip
 
 
@@ -141,6 +145,8 @@ def what_next(found: dict[str, Any], *, runs: bool) -> str:
         return f"{drawing.plural(unread, 'file')} to read, then the next job"
     if waiting:
         return f"a job over {drawing.plural(waiting, 'memory')} starts with the next look"
+    if found["needs_owner"]:
+        return f"a word on who you are in {drawing.plural(len(found['needs_owner']), 'chat')}: see above"
     if found["held"]:
         return f"a decision on {drawing.plural(len(found['held']), 'held batch')}"
     if runs:
@@ -173,6 +179,8 @@ def _profile_lines(one: dict[str, Any]) -> list[str]:
     for held in one["held"]:
         lines.append(f"held      batch {held['batch']} ({held['name']}): {held['reason']}")
         lines.append(f"          {' or '.join(held['commands'])}")
+    for chat in one["needs_owner"]:
+        lines.append(f"owner?    batch {chat['batch']} ({chat['name']}): {chat['reason']}")
     lines.append(f"next      {one['next']}")
     return lines
 

@@ -9,13 +9,14 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from daemon.durable import OPEN_SAFELY, Pulse, no_pulse, sha256_fd
 from daemon.inbox.names import is_ignored, readable
-from daemon.records import BadItem
+from daemon.records import BadItem, Refused
 
 MAX_DEPTH = 32
 _OPEN_FOLDER = OPEN_SAFELY | os.O_DIRECTORY
@@ -159,6 +160,30 @@ def folder_files(folder: Path, max_file_bytes: int) -> tuple[list[FolderFile], l
                 files.append(FolderFile(found.relative, found.status.st_size, found.status.st_mtime))
     files.sort(key=lambda file: os.fsencode(file.relative))
     return files, bad
+
+
+class FolderTree:
+    """The files of a claimed folder as the readers want them: by path, in sorted order."""
+
+    def __init__(self, folder: Path, name: str, files: Sequence[FolderFile]) -> None:
+        self.name = name
+        self._folder = folder
+        self._files = {readable_path(file.relative): file for file in files}
+
+    def paths(self) -> list[str]:
+        return list(self._files)
+
+    def size(self, path: str) -> int:
+        return self._files[path].size
+
+    def mtime(self, path: str) -> float | None:
+        return self._files[path].mtime
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return open(self._folder / self._files[path].relative, "rb")
+        except OSError as error:
+            raise Refused(f"it cannot be read: {error.strerror}") from None
 
 
 def readable_path(relative: str) -> str:

@@ -91,6 +91,19 @@ def refuse(db: Database, batch: int, reason: str, now: str) -> None:
     )
 
 
+def needs_owner(db: Database, batch: int, reason: str) -> None:
+    """It waits, in `claimed/`, until somebody says who in its chats is the owner."""
+    moved(
+        db.execute("UPDATE batches SET state='needs_owner', reason=?, first_seq=NULL WHERE id=?", (reason, batch)),
+        "batch",
+    )
+
+
+def read_again(db: Database) -> int:
+    """Batches that waited for their owner's name are claimed again. Gives how many."""
+    return db.execute("UPDATE batches SET state='claimed', reason=NULL WHERE state='needs_owner'").rowcount
+
+
 def renamed(db: Database, batch: int, path: str, sha256: str, size: int, mtime: float) -> None:
     """Its file was written to after it was claimed, and has another name now."""
     db.execute(
@@ -132,6 +145,9 @@ def retry(db: Database, batch: int) -> None:
     """Back to `read`, and its held memories wait again: planned alone, since it has failed before."""
     row = get(db, batch)
     assert row is not None
+    if row["state"] == "needs_owner":
+        moved(db.execute("UPDATE batches SET state='claimed', reason=NULL WHERE id=?", (batch,)), "batch")
+        return
     moved(db.execute("UPDATE batches SET state='read', reason=NULL WHERE id=?", (batch,)), "batch")
     db.execute(
         "UPDATE memories SET state='waiting', reason=NULL WHERE seq BETWEEN ? AND ? AND state='held'",

@@ -27,7 +27,7 @@ def stage(db: Database, number: int, *texts: str) -> int:
         first = memories.last_seq(db) + 1
         batches.start_reading(db, number, first)
         rows = [Memory("journal", text) for text in texts]
-        return memories.stage(db, number, [(m.id, m, "waiting", None) for m in rows])
+        return memories.stage(db, number, [(m.id, m, "waiting", None, None) for m in rows])
 
 
 def finish(db: Database, number: int) -> None:
@@ -62,7 +62,7 @@ def test_a_memory_comes_back_as_it_was(db: Database) -> None:
     number = batch(db)
     with db.transaction():
         batches.start_reading(db, number, 1)
-        memories.stage(db, number, [(memory.id, memory, "waiting", None)])
+        memories.stage(db, number, [(memory.id, memory, "waiting", None, None)])
     finish(db, number)
     ((seq, of, id_, found),) = memories.waiting_of(db, [number], 10)
     assert (seq, of, id_, found) == (1, number, memory.id, memory)
