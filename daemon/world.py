@@ -79,16 +79,22 @@ def _data(home: Home, name: str) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error}") from None
 
 
+def rules_of(home: Home) -> tuple[Curation, Prompts]:
+    """What `etc/curation.toml` and `etc/prompts.toml` say. Raises SettingsError."""
+    try:
+        return (
+            Curation.from_mapping(_data(home, "curation.toml")), Prompts.from_mapping(_data(home, "prompts.toml"))
+        )  # fmt: skip
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
 def open_world(home: Home, name: str, settings: Settings) -> World:
     """Open a profile for writing; makes its folders and ledger where they are missing."""
     paths = home.profile(name)
     for folder in (paths.root, paths.claimed, paths.archive, paths.chains, paths.jobs):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        curation = Curation.from_mapping(_data(home, "curation.toml"))
-        prompts = Prompts.from_mapping(_data(home, "prompts.toml"))
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+    curation, prompts = rules_of(home)
     db = ledger.open_profile(paths.ledger, write=True)
     if jobs.get_meta(db, "seed") is None:
         with db.transaction():
