@@ -7,7 +7,7 @@ or on what a template inserts before the text (Qwen3 puts an empty `<think>` blo
 import bisect
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Tokenised:
     sequences: list[TokenSequence]
     split: bool = False  # an answer was longer than the limit and is trained in parts
     cut_prompt: bool = False  # of a prompt only the last part fitted
+    dropped_turns: int = 0  # whole turns of context, the oldest ones, that did not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,8 @@ def tokenise(
     """Sequences of at most `max_seq_length` tokens that together carry each loss turn exactly once.
 
     One sequence where the turns fit and the template renders past turns as it rendered them when they
-    were spoken; else one for each loss turn, and several for an answer that is too long (each repeats
-    the prompt). Raises BadSpec where the template cannot be followed.
+    were spoken; else one for each loss turn, with as many whole turns of context as fit, and several for
+    an answer that is itself too long (each repeats the prompt). Raises BadSpec where the template cannot be followed.
     """
     messages = _harmless(tokenizer, messages)
     turns = [number for number, message in enumerate(messages) if message.loss and message.content.strip()]
@@ -136,13 +137,28 @@ def tokenise(
             return Tokenised([_sequence(ids, loss)])
     sequences: list[TokenSequence] = []
     split = cut = False
+    dropped = 0
     for turn in turns:
-        rendered = _render_last(tokenizer, messages, turn)
-        parts, was_cut = _fit(tokenizer, rendered, max_seq_length)
+        for number, upto in enumerate(_shorter_and_shorter(messages[: turn + 1])):
+            rendered = _render_last(tokenizer, upto, len(upto) - 1)
+            parts, was_cut = _fit(tokenizer, rendered, max_seq_length)
+            if not was_cut:
+                break
         sequences += parts
+        dropped += turn + 1 - len(upto) if number else 0
         split = split or len(parts) > 1
         cut = cut or was_cut
-    return Tokenised(sequences, split, cut)
+    return Tokenised(sequences, split, cut, dropped)
+
+
+def _shorter_and_shorter(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The conversation up to its last turn, then without its oldest turns, each time from another user turn on.
+    System turns at its beginning stay."""
+    yield messages
+    first = next((n for n, message in enumerate(messages) if message.role != "system"), 0)
+    for begin in range(first + 1, len(messages) - 1):
+        if messages[begin].role == "user":
+            yield [*messages[:first], *messages[begin:]]
 
 
 def _harmless(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Message]:

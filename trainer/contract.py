@@ -216,6 +216,7 @@ class Plan(_Strict):
     sequences: int  # sequences of at most max_seq_length that samples.jsonl renders to
     split_samples: int  # samples longer than max_seq_length, trained in parts
     cut_prompts: int  # prompts of which only the last part fits
+    dropped_turns: int = 0  # turns of context, the oldest ones, left out where a sample is too long
     longest: int  # tokens of the longest sequence
 
 

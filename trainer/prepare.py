@@ -82,6 +82,7 @@ def make_plan(spec: JobSpec, tokenised: list[Tokenised]) -> Plan:
         sequences=len(sequences),
         split_samples=sum(t.split for t in tokenised),
         cut_prompts=sum(t.cut_prompt for t in tokenised),
+        dropped_turns=sum(t.dropped_turns for t in tokenised),
         longest=max((s.length for s in sequences), default=0),
     )
 

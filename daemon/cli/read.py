@@ -126,8 +126,6 @@ class _Turns:
     def _utterance(self, said: "Utterance") -> None:
         self.readers.add(said.source)
         role = self._sessions.role(said)
-        if said.role is None and said.owner is None:
-            role = "assistant" if self._sessions.is_mine(said) else "user"
         row = self._row(said, role, said.text, _CONTEXT)
         row["decided_by_owner"] = said.role is None and said.owner is None
         if role == "assistant":

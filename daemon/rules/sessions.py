@@ -84,17 +84,15 @@ class Sessions:
 
     # -- who is who -------------------------------------------------------------------------------
 
-    def role(self, said: Utterance) -> Role | None:
-        """`assistant` is the side that the model learns to be. None where nobody knows yet."""
+    def role(self, said: Utterance) -> Role:
+        """`assistant` is the side that the model learns to be."""
         if said.role is not None:
             if self._rules.train_on.get(said.source) == "me" and said.role in ("user", "assistant"):
                 return "assistant" if said.role == "user" else "user"
             return said.role
         if said.owner is not None:
             return "assistant" if said.owner else "user"
-        if self.is_mine(said):
-            return "assistant"
-        return "user" if self._aliases and self.owner_seen else None
+        return "assistant" if self.is_mine(said) else "user"
 
     def is_mine(self, said: Utterance) -> bool:
         who = (said.speaker, said.speaker_id)
@@ -150,7 +148,7 @@ class Sessions:
 
     def _side(self, said: Utterance, chat: _Chat) -> Role:
         if said.role is not None:
-            return self.role(said) or "user"
+            return self.role(said)
         if said.owner is None and (said.speaker in self.speakers or len(self.speakers) < MOST_SPEAKERS):
             self.speakers[said.speaker] = self.speakers.get(said.speaker, 0) + 1
         mine = said.owner if said.owner is not None else self.is_mine(said)

@@ -159,6 +159,18 @@ def test_a_long_prompt_keeps_its_end(tokenizer: PreTrainedTokenizerBase) -> None
     assert "the end?<|im_end|>\n<|im_start|>assistant\nYes." in _text(tokenizer, only)
 
 
+def test_a_long_conversation_loses_its_oldest_turns_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    said = [(role, f"{role} says the words of turn number {n} here.") for n in range(6) for role in ("user", "assistant")]
+    turns = _turns(("system", "Be kind."), *said, ("user", "And now?"), ("assistant", "Now it ends.", True))
+    tokenised = tokenise(tokenizer, turns, 96)
+    (only,) = tokenised.sequences
+    text = tokenizer.decode(only.ids.tolist())
+    assert not tokenised.cut_prompt and tokenised.dropped_turns > 0 and tokenised.dropped_turns % 2 == 0
+    assert only.length <= 96 and "Be kind." in text and text.count("<|im_start|>") == 15 - tokenised.dropped_turns
+    assert "turn number 5 here." in text and "turn number 0 here." not in text
+    assert tokenizer.decode(only.ids[only.loss].tolist()).startswith("Now it ends.")
+
+
 def test_a_tokenizer_without_a_template_gets_its_family_s(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Any
 ) -> None:
