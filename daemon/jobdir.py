@@ -1,11 +1,14 @@
 """A job's folder: written whole by the daemon before anything of the job is recorded, read after it."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import orjson
 from pydantic import ValidationError
 
 from daemon import durable
@@ -35,6 +38,35 @@ def write_lines(path: Path, items: Iterable[contract.Sample] | Iterable[contract
         os.fsync(file.fileno())
     path.chmod(0o400)
     return digest.hexdigest()
+
+
+class JsonList:
+    """A JSON list, written item by item and sealed at the end: one line each, so that `head` and `diff` are of use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "xb")  # noqa: SIM115 (closed by the with that this is used in)
+        self._lines = 0
+
+    def add(self, item: dict[str, Any]) -> None:
+        self._file.write((b",\n" if self._lines else b"[\n") + orjson.dumps(item))
+        self._lines += 1
+
+    def __enter__(self) -> "JsonList":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.write(b"\n]\n" if self._lines else b"[]\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._path.chmod(0o400)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """`run-summary.json`: what a person would ask about this run a month later."""
+    text = json.dumps(summary, ensure_ascii=False, indent=1)
+    durable.write_atomic(folder / names.SUMMARY, text.encode() + b"\n", 0o400)
 
 
 def seal(staged: Path, spec: contract.JobSpec, folder: Path) -> str:

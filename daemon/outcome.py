@@ -136,6 +136,7 @@ def judge(world: World, job: dict[str, Any], now: str) -> None:
             )  # fmt: skip
         except chains.DamagedCheckpoint as damage:
             verdict = promotion.Verdict(False, str(damage))
+    jobdir.write_summary(world.paths.jobs / str(job["folder"]), _summary(world, job, version, result, verdict))
     log = _log.bind(profile=world.name, job=job["id"], version=version["id"])
     if not verdict.promoted:
         with db.transaction():
@@ -150,6 +151,29 @@ def judge(world: World, job: dict[str, Any], now: str) -> None:
         batches.close_settled(db, jobs.batches_of(db, job["id"]))
     log.info("version_promoted", step=version["step"], memories=trained, reason=verdict.reason)
     tidy(world)
+
+
+def _summary(
+    world: World, job: dict[str, Any], version: dict[str, Any], result: JobResult, verdict: promotion.Verdict
+) -> dict[str, Any]:
+    """`run-summary.json`: where the run came from, what went in, what was decided."""
+    folder = world.paths.jobs / str(job["folder"])
+    spec, plan = jobdir.read_spec(folder), jobdir.read_plan(folder)
+    rows = [batches.get(world.db, batch) or {} for batch in jobs.batches_of(world.db, job["id"])]
+    keys = ("id", "name", "sha256", "memories", "duplicates", "skipped", "bad_items")
+    return {
+        "profile": world.name, "job": job["id"], "kind": job["kind"], "version": version["id"],
+        "verdict": "promoted" if verdict.promoted else "refused", "reason": verdict.reason,
+        "created_at": job["created_at"], "started_at": job["started_at"], "finished_at": job["finished_at"],
+        "attempts": job["attempts"], "chain": job["chain"], "parent_step": job["parent_step"],
+        "parent_sha256": job["parent_sha256"], "spec_sha256": job["spec_sha256"], "seed": spec.seed,
+        "recipe": spec.recipe.model_dump(mode="json"), "samples_sha256": spec.samples_sha256,
+        "batches": [{key: row.get(key) for key in keys} for row in rows],
+        "memories": jobs.uses_of(world.db, job["id"]),
+        "left_out": jobs.left_out_of(world.db, job["id"]),
+        "plan": plan.model_dump(mode="json") if plan else None,
+        "result": result.model_dump(mode="json"),
+    }  # fmt: skip
 
 
 def tidy(world: World) -> None:

@@ -24,6 +24,13 @@ LOCK = "lock"
 PARENT = "parent"
 CHECKPOINT_PREFIX = "checkpoint-"
 
+# The origin's names for what goes into a run and what came of it, for people; nothing reads them.
+CURATED = "curated_memories.json"
+FORMATTED = "formatted_samples.json"
+SCHEMA_APPLIED = "schema_applied.json"
+DATASET = "fine_tune_dataset.jsonl"  # another name of SAMPLES
+SUMMARY = "run-summary.json"
+
 # Files of a checkpoint.
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"

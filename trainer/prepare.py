@@ -36,7 +36,8 @@ class Prepared:
 
 
 def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
-    """Read, check and tokenise all samples of a job folder; write `plan.json` and `rendered.jsonl`.
+    """Read, check and tokenise all samples of a job folder; write `plan.json`, `rendered.jsonl`
+    (loss marked) and `schema_applied.json` (the same texts without marks).
 
     Raises BadSpec (one sentence with file and line) where the folder is wrong, BaseMissing where the
     tokenizer is not on this disk, Interrupted where `stop` is set.
@@ -60,6 +61,11 @@ def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
     write_text(job / names.PLAN, plan.model_dump_json(indent=1) + "\n")
     lines = (_rendered_line(tokenizer, sample, t) for sample, t in zip(samples, tokenised, strict=True))
     write_text(job / names.RENDERED, "".join(lines))
+    texts = [
+        {"id": sample.id, "text": tokenizer.decode(sequence.ids.tolist(), skip_special_tokens=False)}
+        for sample, t in zip(samples, tokenised, strict=True) for sequence in t.sequences
+    ]  # fmt: skip
+    write_text(job / names.SCHEMA_APPLIED, json.dumps(texts, ensure_ascii=False, indent=0) + "\n")
     return Prepared(tokenizer, tokenised, plan)
 
 

@@ -219,6 +219,17 @@ def checkpoints(db: Database) -> list[dict[str, Any]]:
     return db.all("SELECT * FROM checkpoints ORDER BY chain, step")
 
 
+def left_out_of(db: Database, job: int) -> dict[str, int]:
+    """How many memories of a job's batches are not in it, by the reason."""
+    rows = db.all(
+        """SELECT coalesce(m.reason, m.state) AS why, count(*) AS n FROM job_batches jb
+        JOIN batches b ON b.id = jb.batch JOIN memories m ON m.seq BETWEEN b.first_seq AND b.last_seq
+        WHERE jb.job=? AND m.state IN ('skipped','held_out') GROUP BY why ORDER BY n DESC""",
+        (job,),
+    )
+    return {row["why"]: row["n"] for row in rows}
+
+
 def get_meta(db: Database, key: str) -> str | None:
     row = db.one("SELECT value FROM meta WHERE key=?", (key,))
     return None if row is None else str(row["value"])

@@ -146,6 +146,27 @@ def waiting_of(db: Database, batches: Sequence[int], limit: int) -> Iterator[tup
                 return
 
 
+def window(db: Database, since: str | None) -> tuple[list[int], Iterator[int]]:
+    """(recent, old) numbers of the memories that a cycle may use, in the order of arrival. A memory whose time is
+    unknown is recent, not old; `since` None: all are recent."""
+    usable = "state IN ('waiting','trained')"
+    if since is None:
+        return [row["seq"] for row in db.execute(f"SELECT seq FROM memories WHERE {usable} ORDER BY seq")], iter(())
+    recent = db.execute(
+        f"SELECT seq FROM memories WHERE {usable} AND (time IS NULL OR time >= ?) ORDER BY seq", (since,)
+    )
+    old = db.execute(f"SELECT seq FROM memories WHERE {usable} AND time < ? ORDER BY seq", (since,))
+    return [row["seq"] for row in recent], (row["seq"] for row in old)
+
+
+def by_seq(db: Database, seqs: Iterable[int]) -> Iterator[tuple[int, int, str, Memory]]:
+    """(seq, batch, id, memory) of these, in their order."""
+    for seq in seqs:
+        row = db.one("SELECT * FROM memories WHERE seq=?", (seq,))
+        if row is not None:
+            yield row["seq"], row["batch"], row["id"].hex(), from_row(row)
+
+
 def freeze(db: Database, seqs: Sequence[int]) -> None:
     """These waiting memories go into a job."""
     cursor = db.executemany("UPDATE memories SET state='frozen' WHERE seq=? AND state='waiting'",

@@ -139,9 +139,9 @@ class _Directory:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        if size > MOST_DIRECTORY or size < 0:
+        data = self._stream.read(MOST_DIRECTORY + 1 if size < 0 else min(size, MOST_DIRECTORY + 1))
+        if len(data) > MOST_DIRECTORY:
             raise Refused(f"the zip is a bomb: its directory has more than {MOST_DIRECTORY // MIB} MiB")
-        data = self._stream.read(size)
         if data.count(b"PK\x01\x02") > MOST_ENTRIES:
             raise Refused(f"the zip is a bomb: it has more than {MOST_ENTRIES:,} entries")
         return data
@@ -158,7 +158,7 @@ class ZipTree:
         self._depth = max(depth, stream.depth if isinstance(stream, Unpacked) else 0)
         _refuse_too_deep(self._depth, name)
         if size > limits.max_file_bytes and not isinstance(stream, Unpacked):
-            raise Refused(f"the zip is too large: at most {limits.max_file_bytes // MIB:,} MiB are taken")
+            raise Refused(f"the zip is too large: at most {limits.max_file_bytes / MIB:,.1f} MiB are taken")
         self._budget = stream.budget if isinstance(stream, Unpacked) else Budget(limits)
         self._stream = _where_one_can_seek(stream, name, limits)
         try:

@@ -11,7 +11,7 @@ from daemon.records import Refused
 
 MOST_RATIO = 200  # unpacked to packed bytes; text comes to 3 to 20, Deflate ends at 1,032
 RATIO_FROM = MIB  # bytes; a smaller file is no bomb, however it was packed
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError, RuntimeError,
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ class Budget:
         self._left -= size
         if self._left < 0:
             raise Refused(
-                f"the archive is a bomb, or too large: it unpacks to more than {self._most / MIB:,.0f} MiB"
+                f"the archive is a bomb, or too large: it unpacks to more than {self._most / MIB:,.1f} MiB"
             )
 
 
