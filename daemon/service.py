@@ -90,7 +90,7 @@ class Service:
             raise SettingsError(f"{error.filename} is a file, but profile {name} needs a folder there") from None
         world = open_world(self._home, name, self._settings)
         self._worlds[name] = (
-            world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer)
+            world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer, self._pulse)
         )  # fmt: skip
 
     # -- the loop -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Steps 4 and 5 of the road, for one profile: plan, freeze, run. What comes of it is in `outcome.py`."""
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from daemon import chains, jobdir, outcome, progress_tail, supervisor
-from daemon.ledger import Database, batches, jobs, memories, requests
+from daemon.dataset import Dataset, curated_form
+from daemon.ledger import Database, alike, batches, jobs, memories, requests
 from daemon.logs import get_logger
 from daemon.records import Memory
 from daemon.rules import planning
 from daemon.rules.probes import make_probes
-from daemon.rules.samples import make_samples
 from daemon.world import World
 from trainer import base_files, names
 from trainer.contract import JobSpec, Sample
@@ -31,8 +32,9 @@ class Training:
 
     def __init__(
         self, world: World, home_db: Database, clock: Callable[[], float] = time.monotonic,
-        command: Sequence[str] = supervisor.COMMAND,
+        command: Sequence[str] = supervisor.COMMAND, pulse: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        self._pulse = pulse  # called while a large job is frozen: the watchdog waits
         self._command = command
         self._world = world
         self._home_db = home_db
@@ -154,16 +156,18 @@ class Training:
         number = requests.next_id(self._home_db, world.name, "job", at_least=jobs.newest_id(db) + 1)
         folder = paths.jobs / f"{number}-finetune"
         staged = jobdir.stage(paths.jobs, number)
-        taken: list[tuple[int, int, str, int]] = []  # seq, batch, id, samples
+        dataset = Dataset(
+            db, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt, self._pulse
+        )
         for_probes: list[Memory] = []
         samples_sha256 = jobdir.write_lines(
-            staged / names.SAMPLES, self._samples(choice, taken, for_probes)
+            staged / names.SAMPLES, self._samples(dataset, choice, staged, for_probes)
         )
-        used = [row for row in taken if row[3]]
-        empty = [row[0] for row in taken if not row[3]]
+        os.link(staged / names.SAMPLES, staged / names.DATASET)
+        used = dataset.used
         if not used:
             with db.transaction():
-                memories.skip(db, empty, "it gives no sample")
+                memories.skip(db, dataset.left_out)
                 batches.close_settled(db, choice.batches)
             self._sweep()
             return
@@ -198,29 +202,32 @@ class Training:
                 batches=sorted({batch for _, batch, _, _ in used}),
             )  # fmt: skip
             memories.freeze(db, [row[0] for row in used])
-            memories.skip(db, empty, "it gives no sample")
+            memories.skip(db, dataset.left_out)
+            alike.insert_bands(db, dataset.bands)
             batches.close_settled(db, choice.batches)
             jobs.set_meta(db, "waits", None)
         if why_new:
             self._log.info("new_chain", job=number, chain=chain, reason=why_new)
         self._log.info(
             "job_frozen", job=number, batches=len({row[1] for row in used}), memories=len(used), samples=count,
-            steps=steps, parent_step=parent["step"] if parent else 0, reason=choice.reason,
+            left_out=len(dataset.left_out), steps=steps, parent_step=parent["step"] if parent else 0, reason=choice.reason,
         )  # fmt: skip
 
     def _samples(
-        self, choice: planning.Choice, taken: list[tuple[int, int, str, int]], for_probes: list[Memory]
+        self, dataset: Dataset, choice: planning.Choice, staged: Path, for_probes: list[Memory]
     ) -> Iterator[Sample]:
-        """The samples of the chosen memories, in the order of arrival; notes what was taken on the way."""
-        world = self._world
-        for seq, batch, id_, memory in memories.waiting_of(world.db, choice.batches, choice.memories):
-            made = make_samples(
-                memory, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt
-            )
-            taken.append((seq, batch, id_, len(made)))
-            if made and len(for_probes) < PROBES_FROM:
-                for_probes.append(memory)
-            yield from made
+        """The samples of the chosen memories, in the order of arrival, and the origin's files beside them."""
+        curation = self._world.curation
+        rows = memories.waiting_of(self._world.db, choice.batches, choice.memories)
+        with jobdir.JsonList(staged / names.CURATED) as curated, jobdir.JsonList(staged / names.FORMATTED) as formatted:
+            for entry in dataset.entries(rows):
+                mode = curation.mode(entry.memory)
+                curated.add(curated_form(entry.id, entry.memory, mode, curation))
+                if len(for_probes) < PROBES_FROM:
+                    for_probes.append(entry.memory)
+                for sample in entry.samples:
+                    formatted.add({"mode": mode, **sample.model_dump(mode="json", exclude_defaults=True)})
+                    yield sample
 
     # -- running --------------------------------------------------------------------------------
 

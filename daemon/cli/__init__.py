@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batches": ("batches", "list the batches"),
     "retry": ("batches", "try a held batch again"),
     "discard": ("batches", "give a held batch up"),
+    "preview": ("preview", "show what the next job would be trained on"),
     "read": ("read", "show what a file would give, without taking it"),
     "owner": ("owner", "say by what names you are known in chats"),
     "profile": ("profile", "add and list profiles"),

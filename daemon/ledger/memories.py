@@ -4,7 +4,7 @@ A batch is read by itself, so its memories are one unbroken range of `seq`. Whil
 read they are staged: they stand in the table, but no other module sees them before the last slice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -111,6 +111,15 @@ def counts(db: Database) -> dict[str, dict[str, int]]:
     return out
 
 
+def reasons(db: Database) -> dict[str, int]:
+    """Why visible memories are left out, and how many."""
+    rows = db.all(
+        f"""SELECT reason, count(*) AS n FROM memories m WHERE state='skipped' AND EXISTS ({_VISIBLE})
+        GROUP BY reason ORDER BY n DESC"""
+    )
+    return {row["reason"] or "without a reason": row["n"] for row in rows}
+
+
 def any_waiting(db: Database) -> bool:
     """Whether the next job would find anything; memories of a held batch wait for a person instead."""
     return bool(
@@ -175,10 +184,10 @@ def freeze(db: Database, seqs: Sequence[int]) -> None:
         raise LedgerError(f"{cursor} of {len(seqs)} memories could be frozen")
 
 
-def skip(db: Database, seqs: Sequence[int], reason: str) -> None:
-    """These waiting memories turned out to give no sample."""
+def skip(db: Database, reasons: Mapping[int, str]) -> None:
+    """These waiting memories (by seq) give no sample, for these reasons."""
     db.executemany("UPDATE memories SET state='skipped', reason=? WHERE seq=? AND state='waiting'",
-                   [(reason, seq) for seq in seqs])  # fmt: skip
+                   [(reason, seq) for seq, reason in reasons.items()])  # fmt: skip
 
 
 def move_job(db: Database, job: int, old: str, new: str, reason: str | None = None) -> int:

@@ -1,0 +1,286 @@
+"""Chats in JSON of any size: their messages one by one, each beside what its chat says of itself.
+
+`ijson.items` builds messages at the speed of C but does not tell which of many chats one is in. It asks for
+bytes only when it has given out all that it had: so the bytes are handed to it in pieces that end where the
+`messages` of a chat begin, and between two pieces it is known which chat comes next. On the way the nesting
+is counted, since a file of brackets alone would fill the memory with paths.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime, tzinfo
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import ijson
+import orjson
+
+from daemon.readers.dates import as_utc, local_to_utc
+from daemon.records import BadItem
+
+PIECE = 1 << 16  # bytes
+DEEPEST = 200  # levels of nesting; chats have fewer than 20
+LONGEST_HEADER = 1 << 14  # bytes of what a chat says of itself before its messages
+MOST_BRACES = 64  # tried as the beginning of a header
+HELD_BYTES = 16 << 20  # a document up to this size is parsed in one piece, which is faster
+
+BROKEN = (ijson.JSONError, ValueError, OverflowError)  # all that damaged JSON can raise
+_KEY = b'"messages"'
+_OPENS = re.compile(rb'"messages"\s*:\s*\[')
+_CUT_KEY = re.compile(rb'"[a-z_]{0,12}(?:"\s{0,60}:?\s{0,60})?\Z')  # a key that may go on in the next piece
+_NO_BRACKET = bytes(set(range(256)) - set(b'"[]{}'))
+_MINUTES = tuple(f"{second // 60:02d}:{second % 60:02d}Z" for second in range(3600))
+_FARTHEST = 7_000_000_000  # seconds; beyond it a number is no unix time in seconds
+
+Header = dict[str, Any]
+
+
+class TooDeep(ValueError):
+    """Nested deeper than any export is."""
+
+
+class Feed:
+    """A stream for ijson that counts nesting; `renamed` keys of the top level are given out under another name."""
+
+    def __init__(self, stream: BinaryIO, renamed: dict[bytes, bytes] | None = None) -> None:
+        self._stream = stream
+        self._renamed = renamed or {}
+        self._rest = b""
+        self._ended = False
+        self._quoted = 0  # 1 inside a string
+        self.depth = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next piece, at most `PIECE` and what was held back; empty at the end. Raises TooDeep."""
+        if size == 0:
+            return b""
+        data = self._rest
+        while not self._ended:
+            more = self._stream.read(PIECE)
+            self._ended = not more
+            data += more
+            keep = self._held_back(data) if more else 0
+            if keep < len(data) or not more:
+                break
+        else:
+            keep = 0
+        end = self._end(data, len(data) - keep)
+        piece, self._rest = data[:end], data[end:]
+        for old, new in self._renamed.items():
+            if self.depth == 1 and not self._quoted and piece.startswith(old):
+                piece = new + piece[len(old) :]
+        self._count(piece)
+        return piece
+
+    def _end(self, data: bytes, end: int) -> int:
+        """Where the next piece ends, at most at `end`: before a key that is renamed."""
+        for old in self._renamed:
+            found = data.find(old, 1, end)
+            if found > 0:
+                end = found
+        return end
+
+    @staticmethod
+    def _held_back(data: bytes) -> int:
+        """How many bytes wait for the next piece: half an escape, or a key that may not be whole."""
+        slashes = len(data) - len(data.rstrip(b"\\"))
+        if slashes & 1:
+            return 1
+        cut = _CUT_KEY.search(data, max(0, len(data) - 160))
+        return len(data) - cut.start() if cut else 0
+
+    def _count(self, piece: bytes) -> None:
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.translate(None, _NO_BRACKET).replace(b'""', b"").split(b'"')
+        signs = b"".join(parts[self._quoted :: 2]) if len(parts) > 1 or not self._quoted else b""
+        self._quoted ^= (len(parts) - 1) & 1
+        levels = 0
+        while b"{}" in signs or b"[]" in signs:
+            signs = signs.replace(b"{}", b"").replace(b"[]", b"")
+            levels += 1
+            if levels > DEEPEST:
+                raise TooDeep
+        opened = signs.count(b"{") + signs.count(b"[")
+        if self.depth + opened + levels > DEEPEST:
+            raise TooDeep
+        self.depth += 2 * opened - len(signs)
+
+
+class Chats(Feed):
+    """The messages of the chats at `place` ("" for the top level, else a path such as "chats.list.item").
+
+    `header` and `number` are those of the chat in which the message last given out stands. `enough` says
+    whether a header that stands before the messages has what is needed; where it has not, the file is read
+    once more for what comes after them. The stream must be seekable.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        place: str,
+        enough: Callable[[Header], bool],
+        renamed: dict[bytes, bytes] | None = None,
+    ) -> None:
+        super().__init__(stream, renamed)
+        self._start = stream.tell()
+        self._place = place
+        self._level = place.count(".") + 2 if place else 1
+        self._enough = enough
+        self._tail = b""
+        self._opens = False
+        self._late: list[Header] | None = None
+        self.header: Header = {}
+        self.number = -1
+
+    def messages(self) -> Iterator[Any]:
+        """Values of any type, one message each; where the file is damaged, a BadItem as the last."""
+        path = f"{self._place}.messages.item" if self._place else "messages.item"
+        count = 0
+        try:
+            for message in ijson.items(self, path, use_float=True, multiple_values=True):
+                count += 1
+                yield message
+        except BROKEN as error:
+            yield broken(error, count)
+
+    def read(self, size: int = -1) -> bytes:
+        if size == 0:
+            return b""
+        if self._opens:
+            self._opens = False
+            self.number += 1
+            self.header = self._header()
+        piece = super().read(size)
+        self._tail = piece[-LONGEST_HEADER:] if len(piece) >= LONGEST_HEADER else (self._tail + piece)[-LONGEST_HEADER:]
+        if self.depth == self._level + 1 and piece.endswith(b"["):
+            key = piece.rfind(_KEY)
+            self._opens = key >= 0 and _OPENS.fullmatch(piece, key) is not None
+        return piece
+
+    def _end(self, data: bytes, end: int) -> int:
+        place = data.find(_KEY, 0, end)
+        while place >= 0:
+            found = _OPENS.match(data, place, end)
+            if found and data[place - 1 : place] != b"\\":
+                end = found.end()
+                break
+            place = data.find(_KEY, place + 1, end)
+        return super()._end(data, end)
+
+    def _header(self) -> Header:
+        """The object whose `messages` begin at the end of the tail: the nearest brace from which it is one."""
+        tail = self._tail
+        place = len(tail)
+        for _ in range(MOST_BRACES):
+            place = tail.rfind(b"{", 0, place)
+            if place < 0:
+                break
+            try:
+                header: Header = orjson.loads(tail[place:] + b"]}")
+            except orjson.JSONDecodeError:
+                continue
+            if self._enough(header):
+                return header
+            break
+        if self._late is None:
+            here = self._stream.tell()
+            self._stream.seek(self._start)
+            self._late = list(_whole_headers(Feed(self._stream, self._renamed), self._place))
+            self._stream.seek(here)
+        return self._late[self.number] if self.number < len(self._late) else {}
+
+
+def _whole_headers(feed: Feed, place: str) -> Iterator[Header]:
+    """What each chat at `place` says of itself before and after its messages."""
+    messages = f"{place}.messages" if place else "messages"
+    builder: Any = None
+    holds = False
+    try:
+        for path, event, value in ijson.parse(feed, use_float=True, multiple_values=True):
+            if builder is None:
+                if event != "start_map" or path != place:
+                    continue
+                builder, holds = ijson.ObjectBuilder(), False
+            if path == messages or path.startswith(messages + "."):
+                holds = holds or event == "start_array"
+            elif event != "map_key" or value != "messages" or path != place:
+                builder.event(event, value)
+                if event == "end_map" and path == place:
+                    if holds:
+                        yield builder.value
+                    builder = None
+    except BROKEN:
+        if builder is not None and holds:
+            yield builder.value  # torn: what was there before
+
+
+def broken(error: Exception, count: int, what: str = "message") -> BadItem:
+    """What a person is told of JSON that cannot be read on after `count` messages."""
+    where = f"after {what} {count:,}" if count else "at its beginning"
+    if isinstance(error, TooDeep):
+        return BadItem(where, "it is nested too deep, and the rest was not read")
+    if isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error):
+        return BadItem(where, "the file ends too early: export or copy it again for the rest")
+    return BadItem(where, "the JSON is damaged here, and the rest was not read: export or copy it again")
+
+
+def held_values(stream: BinaryIO, size: int, path: str) -> Iterator[Any]:
+    """The values at `path` ("item", "messages.item") of a file that is mostly small: in one piece where that goes,
+    else one by one, and what is whole of a damaged one, with a BadItem as the last."""
+    start = stream.tell()
+    if size <= HELD_BYTES:
+        raw = stream.read(HELD_BYTES + 1)
+        if len(raw) <= HELD_BYTES:
+            try:
+                value = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                pass
+            else:
+                for key in path.split(".")[:-1]:
+                    value = value.get(key) if isinstance(value, dict) else None
+                yield from value if isinstance(value, list) else ()
+                return
+        stream.seek(start)
+    count = 0
+    try:
+        for value in ijson.items(Feed(stream), path, use_float=True, multiple_values=True):
+            count += 1
+            yield value
+    except BROKEN as error:
+        yield broken(error, count)
+
+
+# ---- times ------------------------------------------------------------------------------------------
+
+
+def utc(seconds: int) -> str | None:
+    """UTC of unix seconds, as `dates.as_utc`, at a tenth of its cost."""
+    if not -_FARTHEST < seconds < _FARTHEST:
+        return as_utc(seconds)
+    hour, second = divmod(seconds, 3600)
+    first = _hour(hour)
+    return None if first is None else first + _MINUTES[second]
+
+
+@lru_cache(maxsize=4096)
+def _hour(hour: int) -> str | None:
+    time = as_utc(hour * 3600)
+    return None if time is None else time[:14]
+
+
+def local(text: str, zone: tzinfo | None) -> str | None:
+    """UTC of a local "YYYY-MM-DDTHH:MM:SS" (or with a space)."""
+    first = _minute(text[:16], zone)
+    if first is None or len(text) != 19 or text[16] != ":" or not "00" <= text[17:] <= "59":
+        return None
+    return f"{first}{text[17:]}Z"
+
+
+@lru_cache(maxsize=4096)
+def _minute(text: str, zone: tzinfo | None) -> str | None:
+    try:
+        time = local_to_utc(datetime.fromisoformat(text), zone)
+    except ValueError:
+        return None
+    return None if time is None else time[:17]
