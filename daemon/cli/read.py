@@ -99,6 +99,7 @@ class _Turns:
         self.rows: list[dict[str, Any]] = []
         self.readers: set[str] = set()
         self._sessions = sessions
+        self._between_people: list[dict[str, Any]] = []
         self._open: dict[tuple[str, str | None, str], deque[dict[str, Any]]] = {}
 
     def listen(self, heard: "Hearing") -> "Hearing":
@@ -127,7 +128,8 @@ class _Turns:
         self.readers.add(said.source)
         role = self._sessions.role(said)
         row = self._row(said, role, said.text, _CONTEXT)
-        row["decided_by_owner"] = said.role is None and said.owner is None
+        if said.role is None and said.owner is None:
+            self._between_people.append(row)
         if role == "assistant":
             self._open.setdefault((said.source, said.conversation, said.text), deque()).append(row)
 
@@ -155,10 +157,9 @@ class _Turns:
 
     def forget_roles(self) -> None:
         """Nobody knows who is who."""
-        for row in self.rows:
-            if row.get("decided_by_owner"):
-                row |= {"role": "unknown", "use": "unknown", "memory": None,
-                        "reason": "who you are in this chat is not known yet"}  # fmt: skip
+        why = "who you are in this chat is not known yet"
+        for row in self._between_people:
+            row |= {"role": "unknown", "use": "unknown", "memory": None, "reason": why}
 
 
 def _decided(memory: "Memory", curation: Any, prompts: Any, system_prompt: str, turns: _Turns) -> dict[str, Any]:

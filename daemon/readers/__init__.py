@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from daemon.readers import archives, chat_jsonl, document, markdown, origin, plain_text
+from daemon.readers import archives, chat_jsonl, document, mail, markdown, origin, plain_text
 from daemon.readers.document import Torn
 from daemon.readers.shape import (
     FileFacts,
@@ -30,7 +30,7 @@ from daemon.records import BadItem, Heard, Hearing, LeftOut, Memory, Refused, Ut
 __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
 TREE_READERS: tuple[TreeReader, ...] = ()
-STREAM_READERS: tuple[StreamReader, ...] = ()
+STREAM_READERS: tuple[StreamReader, ...] = (mail.READER,)
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (

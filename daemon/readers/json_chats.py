@@ -55,15 +55,10 @@ class Feed:
         if size == 0:
             return b""
         data = self._rest
-        while not self._ended:
+        while (keep := 0 if self._ended else self._held_back(data)) == len(data) and not self._ended:
             more = self._stream.read(PIECE)
             self._ended = not more
             data += more
-            keep = self._held_back(data) if more else 0
-            if keep < len(data) or not more:
-                break
-        else:
-            keep = 0
         end = self._end(data, len(data) - keep)
         piece, self._rest = data[:end], data[end:]
         for old, new in self._renamed.items():
@@ -76,7 +71,7 @@ class Feed:
         """Where the next piece ends, at most at `end`: before a key that is renamed."""
         for old in self._renamed:
             found = data.find(old, 1, end)
-            if found > 0:
+            if found > 0 and data[found - 1 : found] != b"\\":
                 end = found
         return end
 
@@ -87,7 +82,9 @@ class Feed:
         if slashes & 1:
             return 1
         cut = _CUT_KEY.search(data, max(0, len(data) - 160))
-        return len(data) - cut.start() if cut else 0
+        if cut is None or data[cut.start() - 1 : cut.start()] == b"\\":  # an escaped quote begins no key
+            return 0
+        return len(data) - cut.start()
 
     def _count(self, piece: bytes) -> None:
         if b"\\" in piece:
@@ -134,15 +131,12 @@ class Chats(Feed):
         self.number = -1
 
     def messages(self) -> Iterator[Any]:
-        """Values of any type, one message each; where the file is damaged, a BadItem as the last."""
+        """Values of any type, one message each; where the file is damaged, the error as the last."""
         path = f"{self._place}.messages.item" if self._place else "messages.item"
-        count = 0
         try:
-            for message in ijson.items(self, path, use_float=True, multiple_values=True):
-                count += 1
-                yield message
+            yield from ijson.items(self, path, use_float=True, multiple_values=True)
         except BROKEN as error:
-            yield broken(error, count)
+            yield error
 
     def read(self, size: int = -1) -> bytes:
         if size == 0:
@@ -215,9 +209,9 @@ def _whole_headers(feed: Feed, place: str) -> Iterator[Header]:
             yield builder.value  # torn: what was there before
 
 
-def broken(error: Exception, count: int, what: str = "message") -> BadItem:
-    """What a person is told of JSON that cannot be read on after `count` messages."""
-    where = f"after {what} {count:,}" if count else "at its beginning"
+def broken(error: Exception, after: str) -> BadItem:
+    """What a person is told of JSON that cannot be read on `after` some message ("" where none was read)."""
+    where = f"after {after}" if after else "at its beginning"
     if isinstance(error, TooDeep):
         return BadItem(where, "it is nested too deep, and the rest was not read")
     if isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error):
@@ -227,7 +221,7 @@ def broken(error: Exception, count: int, what: str = "message") -> BadItem:
 
 def held_values(stream: BinaryIO, size: int, path: str) -> Iterator[Any]:
     """The values at `path` ("item", "messages.item") of a file that is mostly small: in one piece where that goes,
-    else one by one, and what is whole of a damaged one, with a BadItem as the last."""
+    else one by one, and what is whole of a damaged one, with the error as the last."""
     start = stream.tell()
     if size <= HELD_BYTES:
         raw = stream.read(HELD_BYTES + 1)
@@ -242,13 +236,10 @@ def held_values(stream: BinaryIO, size: int, path: str) -> Iterator[Any]:
                 yield from value if isinstance(value, list) else ()
                 return
         stream.seek(start)
-    count = 0
     try:
-        for value in ijson.items(Feed(stream), path, use_float=True, multiple_values=True):
-            count += 1
-            yield value
+        yield from ijson.items(Feed(stream), path, use_float=True, multiple_values=True)
     except BROKEN as error:
-        yield broken(error, count)
+        yield error
 
 
 # ---- times ------------------------------------------------------------------------------------------

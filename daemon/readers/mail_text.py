@@ -24,7 +24,11 @@ _VERBS = (
     r"|napsal(?:\(?a\)?)?|kirjoitti|írta|a scris|написал(?:\(?а\)?)?|пишет|пише|писал(?:\(?а\)?)?|yazdı|写道|寫道"
 )
 _WROTE = re.compile(rf"(?:{_VERBS})\b.{{0,120}}[:：]$", re.IGNORECASE)
-_WHEN = re.compile(r"@|\d:\d\d|\b(?:19|20)\d\d\b|\d[./-]\d{1,2}[./-]\d\d")
+_EXACT = re.compile(r"@|\d[:h]\d\d")
+_DAY = re.compile(r"\b(?:19|20)\d\d\b|\d[./-]\d{1,2}[./-]\d\d")
+_OPENING = re.compile(
+    r"(?:On|Am|Le|El|Il|Em|Op|Den|Dne|Dnia|W dniu|På|Mon|Tue|Wed|Thu|Fri|Sat|Sun|\d{1,4}[./-])\b|\S+@"
+)
 _SEPARATOR = re.compile(
     r"[-_*>\s]{0,40}(?:Original Message|Original-Nachricht|Ursprüngliche Nachricht|Message d'origine|Message original"
     r"|Mensaje original|Messaggio originale|Mensagem original|Oorspronkelijk bericht|Oprindelig meddelelse"
@@ -53,10 +57,10 @@ _MANY_BREAKS = re.compile(r"\n{3,}")
 # ---- the body ---------------------------------------------------------------------------------------
 
 
-def body_of(part: Message[Any, Any], depth: int = 0) -> str:
+def body_of(part: "Message[Any, Any]", depth: int = 0) -> str:
     """The text that a mail shows, from plain text or HTML; attachments and mails inside it are passed over."""
     kind, main = part.get_content_type(), part.get_content_maintype()
-    children = part.get_payload()
+    children: Any = part.get_payload()
     if main == "multipart":
         if not isinstance(children, list) or depth > 20:
             return ""
@@ -194,9 +198,7 @@ def own_words(text: str) -> str:
             del kept[len(kept) - (number - start) :]
             if _next_line(lines, number).startswith(">"):
                 continue  # what comes after the quote is the person's again
-            if _WHEN.search(" ".join(lines[start : number + 1])):
-                break  # a quote without marks: all the rest
-            kept.extend(item.rstrip() for item in lines[start:number])
+            break  # a quote without marks: all the rest
         elif len(bare) < 120 and _SENT_FROM.fullmatch(bare):
             continue
         kept.append(line.rstrip())
@@ -219,31 +221,31 @@ def _ends_here(lines: list[str], number: int, line: str, bare: str) -> bool:
 
 
 def _attribution(lines: list[str], number: int) -> int | None:
-    """The first line of "On Monday, Anna wrote:", which may be broken over three; None where it is no such line."""
+    """The first line of "On Monday, Anna wrote:", which may be broken over three; None where it is no such line.
+
+    A person may write such words too: what follows must be marked as a quote, or the line has an address or a
+    time of day.
+    """
+    quoted = _next_line(lines, number).startswith(">")
+    joined = ""
+    first: int | None = None
+    sure = False
     for start in range(number, max(-1, number - 3), -1):
-        if not lines[start].strip():
-            return None
-        joined = " ".join(one.strip() for one in lines[start : number + 1])
-        if len(joined) > 400:
-            return None
-        if _WROTE.search(joined) and (
-            _WHEN.search(joined) or start == number and _next_line(lines, number).startswith(">")
-        ):
-            # It may have begun above; the line that opens it names a day or stands after a blank one.
+        line = lines[start].strip()
+        if not line or line.startswith(">") or len(line) > 300:
+            break
+        joined = f"{line} {joined}".strip()
+        if not _WROTE.search(joined):
+            continue
+        opens = _OPENING.match(line) is not None
+        if _EXACT.search(joined) or (quoted and _DAY.search(joined)):
+            if not sure or opens:
+                first, sure = start, True
+            if opens:
+                break
+        elif quoted and start == number:
             first = start
-            while first > 0 and number - first < 2 and lines[first - 1].strip() and not _opens(lines[first]):
-                first -= 1
-            return first if _opens(lines[first]) else start
-    return None
-
-
-_OPENING = re.compile(
-    r"(?:On|Am|Le|El|Il|Em|Op|Den|Dne|Dnia|W dniu|På|El día|Mon|Tue|Wed|Thu|Fri|Sat|Sun|\d{1,4}[./-])\b|\S+@"
-)
-
-
-def _opens(line: str) -> bool:
-    return _OPENING.match(line.strip()) is not None
+    return first
 
 
 def _next_line(lines: list[str], number: int) -> str:
