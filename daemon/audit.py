@@ -110,7 +110,7 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
     rows = checks.all_batches(audit.db)
     for row in rows:
         who, path = f"batch {row['id']} ({row['name']})", row["path"]
-        if row["state"] in ("claimed", "reading"):
+        if row["state"] in ("claimed", "reading", "needs_owner"):
             expected.add(path)
             if path not in claimed:
                 yield Finding("files", path, f"{who} is {row['state']}, but its file is not in {audit.paths.claimed}")

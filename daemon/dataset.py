@@ -82,9 +82,13 @@ class Dataset:
         looked_at: set[int] = set()
         for band in bands:
             for other, id_, said in self._own.get(band, ()):
-                if other not in looked_at and duplicates.are_alike(text, said, self.curation):
-                    return id_
+                if other in looked_at:
+                    continue
+                if len(looked_at) >= duplicates.MOST_COMPARED:
+                    break
                 looked_at.add(other)
+                if duplicates.are_alike(text, said, self.curation):
+                    return id_
         for row in alike.candidates(self.db, bands, seq):
             if duplicates.are_alike(text, said_in(memories.from_row(row)), self.curation):
                 return str(row["id"].hex())

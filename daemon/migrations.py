@@ -148,6 +148,9 @@ def m002_exports(db: sqlite3.Connection) -> None:
         """CREATE TABLE redactions (
             id INTEGER PRIMARY KEY, at TEXT NOT NULL, path TEXT NOT NULL, old_sha256 TEXT, new_sha256 TEXT,
             reason TEXT NOT NULL)""",
+        # Hashes of forgotten lines, so that they do not come back as the context of something else.
+        "CREATE TABLE forgotten_lines (digest BLOB PRIMARY KEY) WITHOUT ROWID",
+        "ALTER TABLE batches ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0",  # things in its file that were
         "DROP TRIGGER batches_legal_moves",
         "DROP TRIGGER memories_legal_moves",
         "DROP TRIGGER jobs_legal_moves",

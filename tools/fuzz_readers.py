@@ -194,7 +194,7 @@ def drop(data: bytes, name: str, rng: random.Random) -> str:
         pass
     except Refused as refusal:
         _sentence(str(refusal), "the refusal")
-        return "refused" if not source else source
+        return source or "refused"
     if not count:
         raise Wrong("nothing came, not even a refusal")
     return source or "only bad or left-out items"

@@ -289,7 +289,8 @@ def _change_in(holder: Any, holders: list[Any], rng: random.Random) -> None:
     elif what == 7 and isinstance(holder, dict):
         other = rng.choice(holders)
         if isinstance(other, dict) and other:
-            holder[rng.choice(list(other))] = holder.pop(place)
+            there = rng.choice(list(other))
+            other[there] = holder.pop(place)
     elif what == 8 and isinstance(holder, list):
         rng.shuffle(holder)
     elif what == 9:

@@ -20,7 +20,8 @@ _VISIBLE = "SELECT 1 FROM batches b WHERE b.id = m.batch AND b.state <> 'reading
 Judged = tuple[str, Memory, str, str | None, int | None]
 
 
-def _detail(memory: Memory) -> str | None:
+def detail_of(memory: Memory) -> str | None:
+    """All that has no column of its own, as JSON."""
     detail: dict[str, Any] = {}
     if memory.context:
         detail["context"] = [[turn.role, turn.text] for turn in memory.context]
@@ -67,7 +68,7 @@ def stage(db: Database, batch: int, judged: Sequence[Judged]) -> int:
     rows = (
         (
             bytes.fromhex(id_), batch, state, reason, m.type, m.source, m.timestamp, m.time, m.mode, m.content,
-            m.response, _detail(m), m.conversation, m.speaker, m.zone_known, text_key,
+            m.response, detail_of(m), m.conversation, m.speaker, m.zone_known, text_key,
         )
         for id_, m, state, reason, text_key in judged
     )  # fmt: skip

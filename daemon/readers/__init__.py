@@ -10,7 +10,21 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from daemon.readers import archives, chat_jsonl, document, mail, markdown, origin, plain_text
+from daemon.readers import (
+    archives,
+    chat_jsonl,
+    csv_rows,
+    day_one,
+    discord,
+    document,
+    mail,
+    markdown,
+    meta_messages,
+    origin,
+    plain_text,
+    slack,
+    telegram,
+)
 from daemon.readers.document import Torn
 from daemon.readers.shape import (
     FileFacts,
@@ -29,8 +43,11 @@ from daemon.records import BadItem, Heard, Hearing, LeftOut, Memory, Refused, Ut
 
 __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
-TREE_READERS: tuple[TreeReader, ...] = ()
-STREAM_READERS: tuple[StreamReader, ...] = (mail.READER,)
+TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
+STREAM_READERS: tuple[StreamReader, ...] = (
+    telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
+    day_one.READER, mail.READER, csv_rows.READER,
+)  # fmt: skip
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (

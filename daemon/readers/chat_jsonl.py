@@ -18,6 +18,32 @@ from daemon.readers.shape import (
 from daemon.readers.turns import Said, memories_of, role_of, said_of
 from daemon.records import BadItem, Memory
 
+ABOUT = """\
+**Data for training** as other tools write it. One memory is one assistant turn that is learnt. The turn before it is
+its question, and at most 12 turns before that are its context, beside a system turn. Neighbouring turns of one
+side are joined. A list may also stand under `memories`, `samples`, `items`, `data`, `events` or `tasks`.
+
+**OpenAI messages.** `{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content":
+"Hello."}]}`. Content may be a list of parts, of which the texts are read. `developer` is a system turn. Tool
+calls become text: `<tool_call>`, a line of JSON with `name` and `arguments`, `</tool_call>`. A turn with
+`"weight": 0`, `"train": false` or `"loss_weight": 0` is context and not learnt. An answer to a picture is
+passed over.
+
+**ShareGPT.** `{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}],
+"system": "..."}`.
+
+**Preferences.** `{"prompt": "Hi", "chosen": "Hello.", "rejected": "What?"}`. Each may be a text or a list of
+turns. The rejected answer is not used.
+
+**Alpaca.** `{"instruction": "Translate.", "input": "hei", "output": "hi", "system": "...", "history": [["a",
+"b"]]}`. The history is context.
+
+**Pairs.** `{"prompt": "Hi", "response": "Hello."}`; also `question`, `query` or `input`, and `completion`, `answer` or
+`output`. With `"label": false` an item is passed over as unwanted.
+
+**Texts.** `{"text": "Jonas sold the blue van.", "date": "2025-03-21"}`.
+"""
+
 MESSAGE_KEYS = (
     ("role", "content"),
     ("from", "value"),

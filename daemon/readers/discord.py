@@ -13,10 +13,21 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO
 
+import orjson
+
 from daemon.readers.dates import zoned_time
-from daemon.readers.json_chats import Chats, Header, Newest, broken, utc
-from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader, normal_text
-from daemon.records import BadItem, Heard, LeftOut, Utterance
+from daemon.readers.json_chats import (
+    HELD_BYTES,
+    PIECE,
+    Chats,
+    Header,
+    broken,
+    held_values,
+    local,
+    oldest_first,
+)
+from daemon.readers.shape import FileFacts, Limits, Locale, Sniff, StreamReader, Tree, TreeReader, normal_text
+from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
 
 ABOUT = """\
 **Discord.** Two exports are read. *DiscordChatExporter* with the format JSON gives whole channels and private
@@ -40,7 +51,6 @@ _DIRECT = frozenset(("DirectTextChat", "DirectMessage", "1"))
 _PACKAGE = frozenset(("item.ID", "item.Timestamp", "item.Contents"))
 _CSV_HEAD = re.compile(r'"?ID"?,"?Timestamp"?,"?Contents"?(?:,|\n|$)')
 _CHANNEL = re.compile(r"(?:^|/)c?(\d{15,20})/messages\.(?:json|csv)$")
-_LONG_CELL = 1 << 20
 
 
 def _claims(sniff: Sniff) -> bool:
@@ -138,12 +148,88 @@ def _claims_package(sniff: Sniff) -> bool:
 
 
 def _read_package(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterator[Heard]:
-    """All are the owner's, who is not named in it. The newest stands first."""
     found = _CHANNEL.search(facts.path)
-    conversation = found[1] if found else "data package"
-    table = stream.read(64).lstrip()[:1] != b"["
-    stream.seek(-min(64, stream.tell()), io.SEEK_CUR) if table else None
-    yield BadItem("", "") if conversation is None else LeftOut("")
+    yield from _own(stream, found[1] if found else "data package", None)
 
 
-READER = StreamReader(NAME, _claims, _read)
+def _own(stream: BinaryIO, conversation: str, group: bool | None) -> Iterator[Heard]:
+    """One channel of the package. All is the owner's, who is not named; the newest stands first; times are UTC."""
+    start = stream.tell()
+
+    def opened() -> Iterator[tuple[float | None, Heard]]:
+        stream.seek(start)
+        table = stream.read(64).lstrip()[:1] not in (b"[", b"{")
+        stream.seek(start)
+        last = ""
+        for row in _rows(stream) if table else held_values(stream, HELD_BYTES + 1, "item"):
+            if not isinstance(row, dict):
+                bad = broken(row, last) if isinstance(row, Exception) else BadItem(last or "message", "no object")
+                yield None, bad
+                continue
+            ident, raw, text = row.get("ID"), row.get("Timestamp"), row.get("Contents")
+            key = str(ident) if type(ident) is int or (type(ident) is str and ident) else None
+            raw = raw if isinstance(raw, str) and raw else None
+            time = None if raw is None else local(raw, None) or zoned_time(raw)[0]
+            last = f"message {key}" if key else ""
+            text = normal_text(text) if isinstance(text, str) else ""
+            when = int(key) if key and key.isdecimal() and len(key) < 21 else None
+            if text and not text.isspace():
+                clock = None if key else raw
+                yield when, Utterance(
+                    NAME, conversation, "", text, raw, time, True, key, clock, None, None, True, group, last
+                )
+            else:
+                why = "a file without a text" if row.get("Attachments") else "it has no text"
+                yield when, LeftOut(why, "", "", raw, time, True, last)
+
+    yield from oldest_first(opened)
+
+
+def _rows(stream: BinaryIO) -> Iterator[Any]:
+    """The rows of messages.csv as objects; where it is damaged, the error as the last."""
+    text = io.TextIOWrapper(stream, "utf-8", "replace", newline="")
+    try:
+        yield from csv.DictReader(text)
+    except csv.Error as error:
+        yield error
+    finally:
+        text.detach()  # else the stream would be closed with it
+
+
+def _claims_tree(tree: Tree) -> frozenset[str]:
+    """Channels that lie beside their `channel.json`, and the index over them."""
+    paths = set(tree.paths())
+    found = {path for path in paths if _CHANNEL.search(path) and f"{path.rpartition('/')[0]}/channel.json" in paths}
+    folders = {path.rpartition("/")[0] for path in found}
+    known = {f"{folder}/channel.json" for folder in folders}
+    indexes = {f"{folder.rpartition('/')[0]}/index.json".lstrip("/") for folder in folders}
+    return frozenset(found | known | (indexes & paths))
+
+
+def _read_tree(tree: Tree, paths: frozenset[str], locale: Locale, limits: Limits) -> Iterator[Heard]:
+    for path in sorted(paths):
+        found = _CHANNEL.search(path)
+        if not found:
+            continue
+        try:
+            group = _is_group(tree, f"{path.rpartition('/')[0]}/channel.json")
+            with tree.open(path) as stream:
+                for one in _own(stream, found[1], group):
+                    yield BadItem(f"{path}, {one.where}", one.reason) if isinstance(one, BadItem) else one
+        except Refused as refusal:
+            yield BadItem(path, str(refusal))
+
+
+def _is_group(tree: Tree, path: str) -> bool | None:
+    with tree.open(path) as stream:
+        raw = stream.read(PIECE)
+    try:
+        channel = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    kind = channel.get("type") if isinstance(channel, dict) else None
+    return kind not in ("DM", 1) if isinstance(kind, (str, int)) else None
+
+
+READERS = (StreamReader(NAME, _claims, _read), StreamReader(NAME, _claims_package, _read_package))
+TREE_READER = TreeReader(NAME, _claims_tree, _read_tree)

@@ -10,18 +10,20 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, tzinfo
 from functools import lru_cache
+from itertools import islice
 from typing import Any, BinaryIO
 
 import ijson
 import orjson
 
 from daemon.readers.dates import as_utc, local_to_utc
-from daemon.records import BadItem
+from daemon.records import BadItem, Heard
 
 PIECE = 1 << 16  # bytes
 DEEPEST = 200  # levels of nesting; chats have fewer than 20
 LONGEST_HEADER = 1 << 14  # bytes of what a chat says of itself before its messages
 MOST_BRACES = 64  # tried as the beginning of a header
+BLOCK = 50_000  # messages that are held to turn them round
 HELD_BYTES = 16 << 20  # a document up to this size is parsed in one piece, which is faster
 
 BROKEN = (ijson.JSONError, ValueError, OverflowError)  # all that damaged JSON can raise
@@ -180,12 +182,12 @@ class Chats(Feed):
         if self._late is None:
             here = self._stream.tell()
             self._stream.seek(self._start)
-            self._late = list(_whole_headers(Feed(self._stream, self._renamed), self._place))
+            self._late = list(whole_headers(Feed(self._stream, self._renamed), self._place))
             self._stream.seek(here)
         return self._late[self.number] if self.number < len(self._late) else {}
 
 
-def _whole_headers(feed: Feed, place: str) -> Iterator[Header]:
+def whole_headers(feed: Feed, place: str) -> Iterator[Header]:
     """What each chat at `place` says of itself before and after its messages."""
     messages = f"{place}.messages" if place else "messages"
     builder: Any = None
@@ -240,6 +242,49 @@ def held_values(stream: BinaryIO, size: int, path: str) -> Iterator[Any]:
         yield from ijson.items(Feed(stream), path, use_float=True, multiple_values=True)
     except BROKEN as error:
         yield error
+
+
+def oldest_first(opened: Callable[[], Iterator[tuple[float | None, Heard]]]) -> Iterator[Heard]:
+    """What is heard, by its time, from a file in which the newest may stand first. `opened` begins a new pass of
+    (time, heard); equal times keep their order. At most `BLOCK` are held: a longer file is read once more for
+    each block. Bad items come last."""
+    held: list[tuple[float | None, Heard]] = []
+    bad: list[BadItem] = []
+    count, first, last = 0, None, None
+    for when, one in opened():
+        if type(one) is BadItem:
+            bad.append(one)
+            continue
+        count += 1
+        if when is not None:
+            first = when if first is None else first
+            last = when
+        if count <= BLOCK:
+            held.append((when, one))
+    falling = first is not None and last is not None and first > last
+    if count <= BLOCK:
+        yield from _sorted(held, falling)
+    elif not falling:
+        held.clear()
+        yield from (one for _, one in opened() if type(one) is not BadItem)
+    else:
+        held.clear()
+        for start in range((count - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            good = (pair for pair in opened() if type(pair[1]) is not BadItem)
+            yield from _sorted(list(islice(good, start, start + BLOCK)), falling)
+    yield from bad
+
+
+def _sorted(held: list[tuple[float | None, Heard]], falling: bool) -> Iterator[Heard]:
+    if falling:
+        held.reverse()
+    now = float("-inf")
+    keys: list[tuple[float, int]] = []
+    for place, (when, _) in enumerate(held):
+        now = now if when is None else when
+        keys.append((now, place))
+    keys.sort()
+    return (held[place][1] for _, place in keys)
 
 
 # ---- times ------------------------------------------------------------------------------------------

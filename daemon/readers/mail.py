@@ -24,7 +24,7 @@ from daemon.readers.mail_text import body_of, decoded, own_words
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
 from daemon.records import BadItem, Heard, LeftOut, Utterance
 
-ABOUT = """
+ABOUT = """\
 **Mail.** An mbox (Gmail: takeout.google.com, choose Mail; Thunderbird: the mailbox file in the profile folder;
 Apple Mail: Mailbox > Export Mailbox) or single `.eml` files. Read are the words that the sender wrote: quoted mail,
 forwarded mail, signatures and attachments are out. Messages of one thread (Gmail's thread id, else `References`)
@@ -116,7 +116,8 @@ def _heard(letter: Letter, where: str, facts: FileFacts) -> Utterance | LeftOut:
         return LeftOut(
             why, name or address, subject[:LONGEST_SHOWN], when.raw, when.time, when.zone_known, where
         )  # fmt: skip
-    own_id = _ids(fields.get("message-id", b""))
+    written_id = fields.get("message-id", b"")
+    own_id = _ids(written_id) or ([] if len(written_id.split()) != 1 else [decoded(written_id[:500], None)])
     return Utterance(
         "mail", _conversation(fields, own_id, subject), name or address, text, when.raw, when.time, when.zone_known,
         own_id[0] if own_id else None, None, None, address or None, None, None, where,

@@ -28,6 +28,30 @@ from daemon.readers.shape import (
 from daemon.readers.turns import Said, memories_of
 from daemon.records import BadItem, Memory
 
+ABOUT = """\
+**Origin events.** One object per event, with `content` or `observation`. `type` may be anything and is
+`observation` (with a response: `conversation`) where it is missing.
+
+```json
+{"id": "evt1", "timestamp": "2025-03-14T19:21:08Z", "type": "inner_dialogue", "content": "I miss the light in June.",
+ "tags": [], "importance": 0.6, "metadata": {"cognitiveMode": "dual"}}
+```
+
+Conversations are read in all their generations: `{"content": "Me: \\"Hi\\"", "response": "Hello."}`, one string
+`"User: Hi\\n\\nAssistant: Hello."` (of several turns, too), `messages`, `prompt` and `response`, `question` and
+`answer`. The last three count as the origin's where they bear one of its marks: `entities`, `importance`,
+`links`, `userId`, `cognitiveMode`, `timestamp` with `type`, or a `metadata.cognitiveMode` or `toolName`. The
+data of a tool call is read from `metadata.toolName`, `toolInputs`, `toolOutputs`, `success`, `error`,
+`filePath`, `snippet`. `id` is kept for reference only: it has a resolution of 0.1 s and collides.
+
+**Origin curated files** have `conversationalEssence`, `userMessage` and `assistantResponse`, and become a pair, or
+the essence.
+
+**Origin tasks.** `{"title": "Have the cello valued", "status": "todo", "description": "..."}`. `status` is
+one of todo, in_progress, blocked, done, cancelled. A task that is done is another memory than the same one
+still to do.
+"""
+
 SOURCE = "origin"
 _OWN_MARKS = frozenset(("entities", "importance", "links", "userId", "cognitiveMode"))
 _CURATED = ("conversationalEssence", "userMessage", "assistantResponse")

@@ -6,6 +6,12 @@ from daemon.readers.dates import date_in
 from daemon.readers.shape import FileFacts, TextReader
 from daemon.records import BadItem, Memory
 
+ABOUT = """\
+**Plain text.** The whole file is one entry of a journal, in UTF-8, UTF-16 or UTF-32 with its mark, or an encoding that
+can be told with some certainty (Windows 1250 to 1254, KOI8-R, GB 18030, Big5, Shift JIS, EUC). Short texts in an old
+encoding can be mistaken for one another: UTF-8 is always right.
+"""
+
 
 def _read(text: str, facts: FileFacts) -> Iterator[Memory | BadItem]:
     content = text.strip()

@@ -34,6 +34,13 @@ def one_of(table: Table, name: str, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
+def text(table: Table, name: str) -> str:
+    value = table[name.rsplit(".", 1)[-1]]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {value!r}; it must be a text")
+    return value
+
+
 def strings(value: Any, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
         raise ValueError(f"{name} is {value!r}; it must be a list of strings")
@@ -54,7 +61,9 @@ def span(table: Table, name: str, low: float = 0.0, high: float = 1.0) -> tuple[
         least, most = float(value[0]), float(value[1])
         if low <= least <= most <= high:
             return least, most
-    raise ValueError(f"{name} is {value!r}; it must be two numbers, the least and the most, from {low:g} to {high:g}")
+    raise ValueError(
+        f"{name} is {value!r}; it must be two numbers, the least and the most, from {low:g} to {high:g}"
+    )
 
 
 def patterns(value: Any, name: str) -> tuple[re.Pattern[str], ...]:
@@ -69,7 +78,9 @@ def _pattern(text: str, name: str) -> re.Pattern[str]:
         raise ValueError(f"{name} holds {text!r}, which is no pattern: {error}") from None
 
 
-def merged(defaults: Mapping[str, Any], given: Mapping[str, Any], open_tables: tuple[str, ...]) -> dict[str, Any]:
+def merged(
+    defaults: Mapping[str, Any], given: Mapping[str, Any], open_tables: tuple[str, ...]
+) -> dict[str, Any]:
     """The defaults with what is given over them; tables are merged key by key.
 
     Only the tables that `open_tables` names ("modes") may hold keys that the defaults do not have.

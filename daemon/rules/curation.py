@@ -6,12 +6,13 @@ Memories are never changed; the cleaned texts go into samples only. The numbers 
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from daemon.records import Memory, Turn
+from daemon.rules import checked, duplicates, language, personal_data, quality_targets, secrets
+from daemon.rules.checked import flag, number, patterns, strings, texts, whole
 from daemon.rules.wording import cut_at_sentence
 
 MODES = ("dual", "emulation", "agent", "environment")
@@ -26,9 +27,14 @@ DEFAULTS: dict[str, Any] = {
             "background-task": "a notice of a background task",
         },
         "contents": {"[corrupted content]": "marked as corrupted"},
+        "recurs_more_than": 20,
+        **language.DEFAULTS,
     },
+    "duplicates": {"leave_out": True, "threshold": duplicates.THRESHOLD},
+    "secrets": secrets.DEFAULTS,
+    "personal_data": personal_data.DEFAULTS,
     "replies": {
-        "assistant_sources": ["origin"],
+        "assistant_sources": ["origin", "chatgpt", "claude", "gemini"],
         "trim": True,
         "short_words": 40,
         "long_words": 300,
@@ -72,7 +78,10 @@ DEFAULTS: dict[str, Any] = {
         "code_rejection": "agent",
     },
     "dual": {"flip": True, "flip_types": ["conversation", "chat"]},
+    "quality": quality_targets.DEFAULTS,
 }
+
+HELD = "holds a secret ({kind}): look with engramd memories show ID, then set secrets.action or secrets.allow"
 
 _SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
 _LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
@@ -101,12 +110,19 @@ class Curation:
 
     skip_tags: dict[str, str]  # tag -> reason
     skip_contents: dict[str, str]
+    recurs_more_than: int  # memories with the same text; one more, and it is boilerplate
+    language: language.LanguageRules
+    duplicates: bool  # whether they are left out
+    duplicate_threshold: float
+    secrets: secrets.SecretRules
+    personal_data: personal_data.PersonalDataRules | None  # None: off
     assistant_sources: frozenset[str]  # readers whose replies an assistant wrote
     trim: bool
     short_words: int
     long_words: int
     long_form_share: float
     filler: tuple[re.Pattern[str], ...]
+    remove_filler: bool
     split_words: int
     marks: re.Pattern[str]
     prefix: re.Pattern[str]
@@ -114,6 +130,7 @@ class Curation:
     default_mode: str
     dual_flip: bool
     dual_flip_types: frozenset[str]
+    quality: quality_targets.Targets
 
     @classmethod
     def default(cls) -> Self:
@@ -122,40 +139,45 @@ class Curation:
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Self:
         """From the parsed `curation.toml`; what it leaves out keeps its default. ValueError, one sentence."""
-        data = _merged(given)
+        data = checked.merged(DEFAULTS, given, ("modes",))
         skip, replies, modes = data["skip"], data["replies"], dict(data["modes"])
         default_mode = modes.pop("default", "emulation")
         for kind, mode in {**modes, "default": default_mode}.items():
             if mode not in MODES:
                 raise ValueError(f"modes.{kind} is {mode!r}; allowed are {', '.join(MODES)}")
-        share = _number(replies, "replies.long_form_share", 0.0, 1.0)
-        short = int(_number(replies, "replies.short_words", 1, 100_000))
-        long = int(_number(replies, "replies.long_words", 1, 100_000))
+        share = number(replies, "replies.long_form_share", 0.0, 1.0)
+        short = whole(replies, "replies.short_words", 1, 100_000)
+        long = whole(replies, "replies.long_words", 1, 100_000)
         if long < short:
             raise ValueError(
                 f"replies.long_words is {long}; it must not be below replies.short_words, {short}"
             )
-        filler = (
-            _patterns(replies["filler"], "replies.filler") if _flag(replies, "replies.remove_filler") else ()
-        )
-        marks = "|".join(f"(?:{one.pattern})" for one in _patterns(data["marks"], "marks"))
-        prefixes = "|".join(re.escape(word) for word in _strings(data["prefixes"], "prefixes"))
+        marks = "|".join(f"(?:{one.pattern})" for one in patterns(data["marks"], "marks"))
+        prefixes = "|".join(re.escape(word) for word in strings(data["prefixes"], "prefixes"))
         return cls(
-            skip_tags={tag.lower(): why for tag, why in _texts(skip["tags"], "skip.tags").items()},
-            skip_contents=_texts(skip["contents"], "skip.contents"),
-            assistant_sources=frozenset(_strings(replies["assistant_sources"], "replies.assistant_sources")),
-            trim=_flag(replies, "replies.trim"),
+            skip_tags={tag.lower(): why for tag, why in texts(skip["tags"], "skip.tags").items()},
+            skip_contents=texts(skip["contents"], "skip.contents"),
+            recurs_more_than=whole(skip, "skip.recurs_more_than", 0, 1_000_000_000),
+            language=language.LanguageRules.from_mapping(skip),
+            duplicates=flag(data["duplicates"], "duplicates.leave_out"),
+            duplicate_threshold=number(data["duplicates"], "duplicates.threshold", 0.5, 1.0),
+            secrets=secrets.SecretRules.from_mapping(data["secrets"]),
+            personal_data=personal_data.PersonalDataRules.from_mapping(data["personal_data"]),
+            assistant_sources=frozenset(strings(replies["assistant_sources"], "replies.assistant_sources")),
+            trim=flag(replies, "replies.trim"),
             short_words=short,
             long_words=long,
             long_form_share=share,
-            filler=filler,
-            split_words=int(_number(data["own_text"], "own_text.split_words", 20, 100_000)),
+            filler=patterns(replies["filler"], "replies.filler"),
+            remove_filler=flag(replies, "replies.remove_filler"),
+            split_words=whole(data["own_text"], "own_text.split_words", 20, 100_000),
             marks=re.compile(marks or r"(?!)", re.IGNORECASE),
             prefix=re.compile(rf"\s*(?:{prefixes}):[ \t]+" if prefixes else r"(?!)"),
             modes=modes,
             default_mode=default_mode,
-            dual_flip=_flag(data["dual"], "dual.flip"),
-            dual_flip_types=frozenset(_strings(data["dual"]["flip_types"], "dual.flip_types")),
+            dual_flip=flag(data["dual"], "dual.flip"),
+            dual_flip_types=frozenset(strings(data["dual"]["flip_types"], "dual.flip_types")),
+            quality=quality_targets.Targets.from_mapping(data["quality"]),
         )
 
     def mode(self, memory: Memory) -> str:
@@ -177,10 +199,87 @@ def judge(memory: Memory, curation: Curation) -> Verdict:
     for text in (memory.content, memory.response):
         if text is not None and (reason := curation.skip_contents.get(text.strip())):
             return Verdict(False, reason)
-    learnt = memory.content if memory.response is None else memory.response
-    if not unmarked(learnt, curation) and not memory.payload:
+    answers = memory.response is not None
+    learnt = unmarked(memory.response or "" if answers else memory.content, curation)
+    if not learnt and not memory.payload:
         return Verdict(False, "empty")
+    if curation.secrets.action == "hold" and (kind := secrets.first_in(texts_of(memory), curation.secrets)):
+        return Verdict(False, HELD.format(kind=secrets.KINDS[kind]))
+    if not memory.payload and (
+        reason := language.why_no_language(learnt, curation.language, answers=answers)
+    ):
+        return Verdict(False, reason)
     return Verdict(True)
+
+
+def is_boilerplate(count: int, curation: Curation) -> bool:
+    """Whether a text that this many memories hold word for word says nothing any more. 0 in the settings: never."""
+    return 0 < curation.recurs_more_than < count
+
+
+def texts_of(memory: Memory) -> Iterator[str]:
+    """Every text that a sample may be made of."""
+    yield memory.content
+    if memory.response is not None:
+        yield memory.response
+    for turn in memory.context:
+        yield turn.text
+    if memory.payload:
+        yield from _strings_of(memory.payload)
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    """The texts of a tool's data, names of keys with theirs: `{"password": "x"}` is read as it is written."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if isinstance(one, (str, int)) and not isinstance(one, bool):
+                yield f"{key}: {one}"
+            else:
+                yield from _strings_of(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _strings_of(one)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)
+
+
+def without_private(memory: Memory, curation: Curation) -> Memory:
+    """The memory with secrets (action "redact") and personal data replaced in all its texts; else itself.
+
+    Its id is another one then: whoever needs the id takes that of the memory as it was.
+    """
+    personal, secret = curation.personal_data, curation.secrets
+    if secret.action != "redact" and personal is None:
+        return memory
+
+    def hide(text: str) -> str:
+        if secret.action == "redact":
+            text = secrets.redacted(text, secret)
+        return text if personal is None else personal_data.redacted(text, personal)
+
+    payload = memory.payload
+    return replace(
+        memory,
+        content=hide(memory.content),
+        response=None if memory.response is None else hide(memory.response),
+        context=tuple(Turn(turn.role, hide(turn.text)) for turn in memory.context),
+        payload=None if payload is None else {key: _hidden(one, hide, key) for key, one in payload.items()},
+    )
+
+
+def _hidden(value: Any, hide: Callable[[str], str], key: str = "") -> Any:
+    """A tool's data with its texts hidden; what stands under a key is looked at together with the key."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        before = f"{key}: {value}" if key else str(value)
+        after = hide(before)
+        return value if after == before else after.removeprefix(f"{key}: ") if key else after
+    if isinstance(value, Mapping):
+        return {name: _hidden(one, hide, str(name)) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_hidden(one, hide) for one in value]
+    return value
 
 
 # ---- cleaning -------------------------------------------------------------------------------------
@@ -188,14 +287,20 @@ def judge(memory: Memory, curation: Curation) -> Verdict:
 
 def clean(memory: Memory, curation: Curation, memory_id: str | None = None) -> Cleaned:
     """The texts for samples. Only replies that an assistant wrote lose filler and length."""
+    memory_id = memory_id or memory.id
+    memory = without_private(memory, curation)
     response = memory.response
-    written = memory.source in curation.assistant_sources
     if response is not None:
         response = unmarked(response, curation)
-        if written:
-            response = reply(response, curation, memory_id or memory.id)
+        if is_assistants(memory, curation):
+            response = reply(response, curation, memory_id)
     context = tuple(Turn(turn.role, unmarked(turn.text, curation)) for turn in memory.context)
     return Cleaned(unmarked(memory.content, curation), response, tuple(turn for turn in context if turn.text))
+
+
+def is_assistants(memory: Memory, curation: Curation) -> bool:
+    """Whether an assistant wrote the reply. In a chat that is learnt from the person's side it did not."""
+    return memory.source in curation.assistant_sources and memory.extra.get("author") != "person"
 
 
 def unmarked(text: str, curation: Curation) -> str:
@@ -212,7 +317,8 @@ def unmarked(text: str, curation: Curation) -> str:
 def reply(text: str, curation: Curation, memory_id: str) -> str:
     """A reply that an assistant wrote: white space, filler, length. Never empty if the text is not."""
     text = _BLANK_LINES.sub("\n\n", _LINE_ENDS.sub("", _SPACES.sub(" ", text))).strip()
-    text = without_filler(text, curation)
+    if curation.remove_filler:
+        text = without_filler(text, curation)
     if not curation.trim:
         return text
     long = is_long_form(memory_id, curation.long_form_share)
@@ -239,62 +345,3 @@ def is_long_form(memory_id: str, share: float) -> bool:
     """The share of replies that may be long is chosen by the memory's id: the same one every time."""
     digest = hashlib.sha256(f"long-form:{memory_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
-
-
-# ---- checking what the file says ------------------------------------------------------------------
-
-
-def _merged(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults with what is given over them; tables are merged one level deep."""
-    data: dict[str, Any] = dict(DEFAULTS)
-    for key, value in given.items():
-        if key not in DEFAULTS:
-            raise ValueError(f"{key} is no key of the curation; allowed are {', '.join(DEFAULTS)}")
-        if not isinstance(DEFAULTS[key], dict):
-            data[key] = value
-            continue
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{key} is {value!r}; it must be a table")
-        unknown = sorted(set(value) - set(DEFAULTS[key])) if key != "modes" else []
-        if unknown:
-            raise ValueError(f"{key}.{unknown[0]} is no key; allowed are {', '.join(DEFAULTS[key])}")
-        data[key] = {**DEFAULTS[key], **value}
-    return data
-
-
-def _number(table: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    value = table[name.rsplit(".", 1)[-1]]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _flag(table: Mapping[str, Any], name: str) -> bool:
-    value = table[name.rsplit(".", 1)[-1]]
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be true or false")
-    return value
-
-
-def _strings(value: Any, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise ValueError(f"{name} is {value!r}; it must be a list of strings")
-    return list(value)
-
-
-def _texts(value: Any, name: str) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(one, str) and one for one in value.values()):
-        raise ValueError(f"{name} must be a table of reasons: {value!r}")
-    return dict(value)
-
-
-def _patterns(value: Any, name: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(_pattern(text, name) for text in _strings(value, name))
-
-
-@lru_cache(maxsize=256)
-def _pattern(text: str, name: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise ValueError(f"{name} holds {text!r}, which is no pattern: {error}") from None

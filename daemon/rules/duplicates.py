@@ -31,7 +31,7 @@ MOST_COMPARED = 50  # of the texts that share a band; more is a template, not a 
 Signature = tuple[int, ...]  # 64 bins and the numbers that the text names; of a short text its hash alone
 
 _NO_WORD = {code: " " for code in range(128) if not chr(code).isalnum()}
-_ANY_WORD = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯]|[^\W぀-ヿ㐀-䶿一-鿿가-힯]+")  # a sign of CJK is a word
+_ANY_WORD = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯]|[^\W_぀-ヿ㐀-䶿一-鿿가-힯]+")  # a sign of CJK is a word
 _MASK = 2**64 - 1
 _SPREAD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads 32 bits of CRC over 64
 _PRIME = 2**61 - 1  # bands lie below it, so that SQLite's integers hold them
@@ -146,7 +146,8 @@ class Deduplicator(Generic[Key]):
     def seen(self, key: Key, text: str) -> Key | None:
         """The key of the first text that this one repeats; None (and it is remembered) where it is new."""
         found = bands_of(text)
-        index, looked_at = self._index, set()
+        index = self._index
+        looked_at: set[int] = set()
         for band in found:
             numbers = index.get(band)
             if numbers is None:

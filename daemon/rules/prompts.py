@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
         ],
         "conversation": ["What did you say?", "What did you want to say?", "Tell me something."],
         "chat": ["What did you say?", "What did you want to say?", "Tell me something."],
+        "message": ["What did you write first?", "How did you begin the conversation?", "Begin a conversation."],
         "summary": ["Sum up what happened.", "What is the gist of it?", "Give me a summary of that time."],
         "audio": [
             "What was said in the recording?",

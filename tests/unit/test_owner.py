@@ -141,3 +141,41 @@ def test_preview_shows_what_would_be_trained_and_writes_nothing(home: Home, tmp_
     assert [p for p in after if "-wal" not in p.name and "-shm" not in p.name] == [
         p for p in before if "-wal" not in p.name and "-shm" not in p.name
     ]
+
+
+def telegram(*texts: str) -> str:
+    messages = [
+        {"id": n, "type": "message", "date": "2024-05-01T10:00:00", "date_unixtime": str(1_714_557_600 + 60 * n),
+         "from": "Ben" if n % 2 else "Anna", "from_id": f"user{n % 2 + 1}", "text": text}
+        for n, text in enumerate(texts)
+    ]  # fmt: skip
+    return json.dumps({"name": "Anna", "type": "personal_chat", "id": 77, "messages": messages})
+
+
+def test_an_edited_message_takes_the_place_of_one_that_waits(home: Home) -> None:
+    engramd(home, "owner Ben")
+    slow = {"inbox__quiet_seconds": 0.05, "training__base_model": "/nowhere/model"}  # nothing is trained meanwhile
+    drop(home, telegram("Where is the yellow ladder now?", "It leans against the west wall", "And the saw?", "In the shed"),
+         "result.json")  # fmt: skip
+    work(home, **slow)
+    drop(home, telegram("Where is the yellow ladder now?", "It leans against the east wall", "And the saw?", "In the shed"),
+         "result.json")  # fmt: skip
+    work(home, **slow)
+    with read(home) as db:
+        rows = list(memories.listing(db, limit=-1))
+        assert sorted((row["state"], row["response"]) for row in rows) == [
+            ("skipped", "It leans against the west wall"), ("waiting", "In the shed"),
+            ("waiting", "It leans against the east wall"),
+        ]  # fmt: skip
+        assert {row["reason"] for row in rows if row["state"] == "skipped"} == {"superseded by an edited text"}
+        assert [(row["memories"], row["duplicates"]) for row in batches.listing(db)] == [(1, 1), (2, 0)]
+
+
+def test_an_edit_after_training_is_learnt_as_well(home: Home) -> None:
+    engramd(home, "owner Ben")
+    drop(home, telegram("Where is the yellow ladder now?", "It leans against the west wall"), "result.json")
+    work(home)
+    drop(home, telegram("Where is the yellow ladder now?", "It stands in the cellar since Monday"), "result.json")
+    work(home)
+    with read(home) as db:
+        assert memories.trained_exactly_once(db) == 2

@@ -1,0 +1,354 @@
+"""A memory out of every file: archive, failed files, job folders, logs, and the same in every snapshot.
+
+Each file is visited by its own name: bytes that are linked elsewhere are rewritten by the visit there. A file
+is written anew beside its place and renamed over it, after `record` has written down both hashes; being killed
+between any two steps leaves work that the next visit finds again. Where a format does not let a part be taken
+out so that nothing of it is left, the whole file goes, and that is said.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from daemon import durable
+from daemon.durable import Pulse, no_pulse
+from daemon.rules.needles import Needles
+from trainer import names
+
+WEIGHTS = frozenset((".safetensors", ".pt", ".pth", ".bin", ".gguf"))
+MOST_BYTES = 256 << 20  # of a file that is rewritten in memory; a larger one goes as a whole
+RECORDS = frozenset((
+    names.SAMPLES, names.DATASET, names.PROBES, names.RENDERED, names.CURATED, names.FORMATTED, names.SCHEMA_APPLIED,
+))  # fmt: skip
+_CHUNK = 8 << 20
+_ID = re.compile(rb'"([0-9a-f]{64})[#?"]')
+_KEPT_KEYS = frozenset(("id", "memory", "role", "use", "type", "mode", "cognitiveMode", "source"))
+_CHECKPOINT = re.compile(rf"{names.CHECKPOINT_PREFIX}[0-9]+|{names.PARENT}")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a dropped file holds, as the readers see it."""
+
+    holds: bool  # something that is forgotten
+    rest: bool  # something else
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One file, how often it holds what is forgotten, and what is done with it."""
+
+    path: Path
+    times: int
+    what: str  # "rewritten", "removed", "kept"
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Eraser:
+    """Looks for some memories in files, and takes them out unless `dry`."""
+
+    needles: Needles
+    ids: frozenset[str]  # of the forgotten memories
+    touched: frozenset[str]  # of memories that stay, and have a forgotten one in their context
+    look: Callable[[BinaryIO | Path, str], Told]  # a dropped file (or folder) through its reader
+    record: Callable[[Path, str, str | None], None]  # before a change: path, hash before, hash after
+    folder_files: Callable[[Path], list[tuple[str, str]]]  # (relative path, SHA-256) of a dropped folder
+    dry: bool = False
+    pulse: Pulse = no_pulse
+    places: list[Place] = field(default_factory=list)
+
+    # -- whole trees ----------------------------------------------------------------------------
+
+    def records_below(self, root: Path, skip: Callable[[Path], bool] = lambda path: False) -> None:
+        """All files below that engramd wrote itself; what is in `archive` or `claimed` counts as dropped."""
+        for folder, below, files in os.walk(root):
+            here = Path(folder)
+            below[:] = sorted(name for name in below if not _CHECKPOINT.fullmatch(name) and not skip(here / name))
+            if here.name in ("archive", "claimed"):
+                for entry in sorted(_dropped(here)):
+                    self.dropped(entry)
+                below[:] = []
+                continue
+            for name in sorted(files):
+                path = here / name
+                if path.suffix not in WEIGHTS and ".db" not in name and not path.is_symlink() and not skip(path):
+                    self.record_file(path)
+
+    def dropped_below(self, folder: Path) -> None:
+        """Files that a person dropped and that were refused, and the sentences beside them."""
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry.name.endswith(".reason.json"):
+                self.record_file(entry)
+            elif not entry.is_symlink():
+                self.dropped(entry)
+
+    # -- what engramd wrote ---------------------------------------------------------------------
+
+    def record_file(self, path: Path) -> None:
+        self.pulse()
+        try:
+            size = path.stat().st_size
+            if size > MOST_BYTES:
+                if self._in_large(path):
+                    self._remove(path, 1, "it is too large to be written anew")
+                return
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return
+        times = self._times(path, data)
+        if not times:
+            return
+        new = self._without_records(data) if path.name in RECORDS else data
+        if new is not None and self.needles.in_bytes(new):
+            new = _by_line(path, new, self.needles)
+        if new is None or self.needles.in_bytes(new):
+            self._remove(path, times, "what was to go could not be taken out of it alone")
+        else:
+            self._rewrite(path, data, new, times)
+
+    def _times(self, path: Path, data: bytes) -> int:
+        times = sum(data.count(form) for form in self.needles.in_bytes(data))
+        if path.name in RECORDS:
+            records = [raw.decode() for raw in _ID.findall(data)]
+            if any(one in self.ids or one in self.touched for one in records) and self._without_records(data) != data:
+                times = max(times, sum(one in self.ids for one in set(records)), 1)
+        return times
+
+    def _in_large(self, path: Path) -> bool:
+        tail = b""
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                if self.needles.in_bytes(tail + chunk):
+                    return True
+                tail = chunk[-65536:]
+                self.pulse()
+        return False
+
+    def _without_records(self, data: bytes) -> bytes | None:
+        """A file of one JSON object a line, or of a list of them, with those of the forgotten memories emptied:
+        they keep their place, because a job names its samples by line. None where it is no such file."""
+        lines, out = data.splitlines(keepends=True), []
+        try:
+            if data[:1] == b"[" and (len(lines) < 3 or lines[1].rstrip() == b"{"):  # an object takes several lines
+                items = [self._emptied(item) for item in json.loads(data)]
+                return b"[\n" + b",\n".join(_dumped(item) for item in items) + b"\n]\n"
+            for line in lines:
+                body = line.strip().rstrip(b",")
+                if not body.startswith(b"{") or not self._names_one(body):
+                    out.append(line)
+                    continue
+                out.append(_dumped(self._emptied(json.loads(body))) + line[line.rindex(body) + len(body) :])
+        except ValueError:
+            return None
+        return b"".join(out)
+
+    def _names_one(self, line: bytes) -> bool:
+        return any(one in self.ids or one in self.touched for one in (raw.decode() for raw in _ID.findall(line)))
+
+    def _emptied(self, item: Any) -> Any:
+        if not isinstance(item, dict):
+            return item
+        who = str(item.get("memory") or re.split("[#?]", str(item.get("id", "")))[0])
+        if who in self.ids:
+            return {key: one if key in _KEPT_KEYS else _blank(one) for key, one in item.items()}
+        if who in self.touched:
+            return {key: self._without_context(key, one, item) for key, one in item.items()}
+        return item
+
+    def _without_context(self, key: str, value: Any, item: dict[str, Any]) -> Any:
+        """Of a memory that stays: of its turns the last question and the answer, without forgotten lines."""
+        if key in ("text", "sequences", "context"):  # rendered text does not show where a turn ends
+            return [] if key == "context" else _blank(value)
+        if key != "messages" or not isinstance(value, list):
+            return self._cut(value)
+        last = len(value) - (1 if "answer" in item else 2)
+        return [
+            turn if turn.get("loss") or turn.get("role") == "system" else
+            {**turn, "content": self._cut(turn.get("content")) if number >= last else ""}
+            for number, turn in enumerate(value)
+        ]  # fmt: skip
+
+    def _cut(self, value: Any) -> Any:
+        return self.needles.cut(value) if isinstance(value, str) else value
+
+    # -- what a person dropped ------------------------------------------------------------------
+
+    def dropped(self, path: Path) -> None:
+        """An archived, claimed or refused file or folder."""
+        self.pulse()
+        if path.is_dir():
+            self._dropped_folder(path)
+            return
+        try:
+            large = path.stat().st_size > MOST_BYTES
+            data = b"" if large else path.read_bytes()
+        except FileNotFoundError:
+            return
+        found = self._in_large(path) if large else bool(self.needles.in_bytes(data))
+        told = self.look(path, path.name)
+        if not found and not told.holds:
+            return
+        times = max(1, sum(data.count(form) for form in self.needles.in_bytes(data)))
+        if not told.rest and told.holds:
+            self._remove(path, times, "nothing else is in it")
+            return
+        new = None if large else self._without_dropped(data, path.name)
+        if new is None:
+            self._remove(path, times, "its format does not let a part be taken out; what else was in it stays in the "
+                         "ledger")  # fmt: skip
+        else:
+            self._rewrite(path, data, new, times)
+
+    def _without_dropped(self, data: bytes, name: str) -> bytes | None:
+        """JSON, lines of JSON or text without what is forgotten. None where something of it would be left."""
+        for way in (self._json_without, self._lines_without, self._text_without):
+            new = way(data, name)
+            if new is not None and not self.needles.in_bytes(new) and not self.look(io.BytesIO(new), name).holds:
+                return new
+        return None
+
+    def _json_without(self, data: bytes, name: str) -> bytes | None:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, (dict, list)):
+            return None
+        new = [one for one in value if not self._all_of(one, name)] if isinstance(value, list) else value
+        for key in [key for key in new if isinstance(new[key], list)] if isinstance(new, dict) else ():
+            new[key] = [one for one in new[key] if not self._all_of(one, name)]
+        return json.dumps(self._cut_strings(new), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass") + b"\n"
+
+    def _lines_without(self, data: bytes, name: str) -> bytes | None:
+        out = []
+        for line in data.splitlines(keepends=True):
+            try:
+                value = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError):
+                return None
+            if not isinstance(value, dict):
+                out.append(line)
+            elif not self._all_of(value, name):
+                cut = self._cut_strings(value)
+                kept = cut == value and not self.needles.in_bytes(line)
+                out.append(line if kept else _dumped(cut) + b"\n")
+        return b"".join(out)
+
+    def _text_without(self, data: bytes, name: str) -> bytes | None:
+        return None if b"\0" in data[:4096] else self.needles.cut_bytes(data)
+
+    def _all_of(self, item: Any, name: str) -> bool:
+        """Whether an item of a dropped file holds nothing but what is forgotten."""
+        if not isinstance(item, dict):
+            return False
+        told = self.look(io.BytesIO(json.dumps(item).encode()), f"{name}.json")
+        return told.holds and not told.rest
+
+    def _cut_strings(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._cut_strings(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self._cut_strings(one) for one in value]
+        return self._cut(value)
+
+    def _dropped_folder(self, folder: Path) -> None:
+        files = self.folder_files(folder)
+        hits = {name for name, _ in files if self.needles.in_bytes((folder / name).read_bytes())}
+        told = self.look(folder, folder.name)
+        if not hits and not told.holds:
+            return
+        if not told.rest and told.holds:
+            self._remove(folder, max(1, len(hits)), "nothing else is in it")
+            return
+        for name, _ in files:
+            path = folder / name
+            alone = self.look(path, path.name)
+            if name not in hits and not alone.holds:
+                continue
+            data = path.read_bytes()
+            new = self._without_dropped(data, path.name) if alone.rest or not alone.holds else None
+            self._change_inside(folder, path, data, new)
+        if not self.dry and self.look(folder, folder.name).holds:
+            self._remove(folder, 1, "its format does not let a part be taken out")
+
+    def _change_inside(self, folder: Path, path: Path, data: bytes, new: bytes | None) -> None:
+        """The folder's own hash, that of the batch, changes with each of its files."""
+        files = dict(self.folder_files(folder))
+        before = _sha256_of_folder(files)
+        name = str(path.relative_to(folder))
+        after = {key: one for key, one in files.items() if key != name}
+        if new is not None:
+            after[name] = hashlib.sha256(new).hexdigest()
+        if not self.dry:
+            self.record(folder, before, _sha256_of_folder(after))
+        if new is None:
+            self._remove(path, 1, "nothing else could stay in it")
+        else:
+            self._rewrite(path, data, new, 1)
+
+    # -- to disk --------------------------------------------------------------------------------
+
+    def _rewrite(self, path: Path, data: bytes, new: bytes, times: int) -> None:
+        self.places.append(Place(path, times, "rewritten"))
+        if self.dry:
+            return
+        self.record(path, hashlib.sha256(data).hexdigest(), hashlib.sha256(new).hexdigest())
+        durable.write_atomic(path, new, path.stat().st_mode & 0o777)
+
+    def _remove(self, path: Path, times: int, why: str) -> None:
+        self.places.append(Place(path, times, "removed", why))
+        if self.dry:
+            return
+        old = _sha256_of_folder(dict(self.folder_files(path))) if path.is_dir() else durable.sha256_file(path)
+        self.record(path, old, None)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        durable.fsync_dir(path.parent)
+
+
+def _dropped(folder: Path) -> Iterator[Path]:
+    """What lies in `claimed`, or in the months of `archive`."""
+    for entry in folder.iterdir():
+        if folder.name == "claimed":
+            yield entry
+        elif entry.is_dir():
+            yield from entry.iterdir()
+
+
+def _by_line(path: Path, data: bytes, needles: Needles) -> bytes:
+    """Logs lose the whole line, everything else the words."""
+    if path.suffix in (".jsonl", ".log") or ".jsonl." in path.name:
+        return b"".join(line for line in data.splitlines(keepends=True) if not needles.in_bytes(line))
+    return needles.cut_bytes(data)
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, str):
+        return ""
+    if isinstance(value, list):
+        return [_blank(one) for one in value]
+    if isinstance(value, dict):
+        return {key: one if key in _KEPT_KEYS else _blank(one) for key, one in value.items()}
+    return value
+
+
+def _dumped(item: Any) -> bytes:
+    return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _sha256_of_folder(files: dict[str, str]) -> str:
+    """As the inbox names a folder: over the sorted (path, SHA-256) of its files."""
+    digest = hashlib.sha256()
+    for name in sorted(files, key=os.fsencode):
+        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(files[name]))
+    return digest.hexdigest()

@@ -1,0 +1,367 @@
+"""`engramd forget`: a memory out of every place, in an order that any crash may cut.
+
+Files first, while the ledger still has the texts to look for; then one transaction empties the rows; then the
+databases are written anew. The request stays open until all is done, so that a killed daemon begins again and
+finds less to do. An open job that holds the memory is stopped and thrown back before anything else.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from daemon import durable, ledger, migrations
+from daemon.durable import Pulse, no_pulse
+from daemon.forget import Eraser, Place
+from daemon.ledger import Database, batches, forgetting, jobs, memories
+from daemon.logs import get_logger
+from daemon.records import Memory
+from daemon.redaction import Listener, folder_files, recorder
+from daemon.rules.needles import Needles, learnt_texts, lines_of, pieces_of
+from daemon.rules.samples import make_samples
+from daemon.training import Training
+from daemon.world import World
+
+_log = get_logger()
+
+
+@dataclass(slots=True)
+class Subject:
+    """What is to be forgotten, and what it is found by."""
+
+    seqs: list[int]
+    ids: frozenset[str]  # of the rows, and of the memories as they are read from them
+    keys: frozenset[bytes]  # of their messages
+    needles: Needles
+    lines: list[str]  # that were learnt, and that nothing else says
+    touched: frozenset[str] = frozenset()  # ids of memories that stay and have it in their question or context
+    said_by: list[str] = field(default_factory=list)  # ids of memories that stay and say the same words
+
+    def is_gone(self, memory: Memory) -> bool:
+        return memory.id in self.ids or (bool(memory.parts) and all(part.key in self.keys for part in memory.parts))
+
+
+def chosen(db: Database, arguments: dict[str, Any]) -> list[int]:
+    """The memories that a request names. Raises ValueError with a sentence where there are none."""
+    if arguments.get("batch") is not None:
+        what, found = f"batch {arguments['batch']}", forgetting.of_batch(db, arguments["batch"])
+    elif arguments.get("source") is not None:
+        what, found = f"source {arguments['source']!r}", forgetting.of_source(db, arguments["source"])
+    else:
+        what, found = "these ids", forgetting.of_ids(db, arguments["ids"])
+    if not found:
+        known = f"; known sources: {', '.join(forgetting.sources(db))}" if arguments.get("source") is not None else ""
+        raise ValueError(f"no memory of {what} is there to be forgotten{known}")
+    return forgetting.with_other_wordings(db, found)
+
+
+def subject_of(world: World, seqs: list[int], pulse: Pulse = no_pulse) -> Subject:
+    """Only words that no other memory says are looked for in files: of a text that two say, one stays."""
+    db = world.db
+    learnt: set[str] = set()
+    asked: set[str] = set()
+    around: set[str] = set()
+    ids: set[str] = set()
+    keys: set[bytes] = set()
+    for row in forgetting.rows(db, seqs):
+        memory = memories.from_row(row)
+        ids |= {row["id"].hex(), memory.id}
+        keys |= {part.key for part in memory.parts}
+        _add(learnt, [*learnt_texts(memory), *_as_samples(world, memory)])
+        _add(asked, [memory.content] if memory.response is not None else [])
+        _add(around, (turn.text for turn in memory.context))
+    found, near, said_by = Needles(learnt | asked | around), [], []
+    for number, row in enumerate(forgetting.others(db, set(seqs)) if found else ()):
+        if number % 256 == 0:
+            pulse()
+        other = memories.from_row(row)
+        own = set(found.in_text("\n".join(learnt_texts(other))))
+        if own:
+            said_by += [row["id"].hex()] if own & learnt else []
+            learnt -= own
+            asked -= own
+            around -= own
+        question = set(found.in_text(other.content)) if other.response is not None else set()
+        context = set(found.in_text("\n".join(turn.text for turn in other.context)))
+        asked -= question
+        around -= question | context
+        if question or context:
+            near.append(row["seq"])
+    needles = Needles(learnt | asked | around)
+    touched: set[str] = set()
+    for row in forgetting.rows(db, near):
+        other = memories.from_row(row)
+        if forgetting.without_lines(other, needles.cut) is not other:
+            touched |= {row["id"].hex(), other.id}
+    return Subject(seqs, frozenset(ids), frozenset(keys), needles,
+                   sorted(learnt & {line for piece in learnt for line in lines_of(piece)}), frozenset(touched),
+                   said_by)  # fmt: skip
+
+
+def _add(pieces: set[str], texts: Iterable[str]) -> None:
+    for text in texts:
+        pieces.update(pieces_of(text))
+
+
+def _as_samples(world: World, memory: Memory) -> list[str]:
+    """The texts as they were cleaned for training, which is how context and logs may quote them."""
+    made = make_samples(memory, world.curation, world.prompts, world.seed)
+    return [turn.content for sample in made for turn in sample.messages if turn.loss]
+
+
+def eraser_of(world: World, subject: Subject, now: str, reason: str, *, dry: bool, pulse: Pulse) -> Eraser:
+    listener = Listener(world, subject.needles, subject.is_gone, subject.keys.__contains__)
+    return Eraser(
+        subject.needles, subject.ids, subject.touched, listener.look, recorder(world, now, reason), folder_files,
+        dry=dry, pulse=pulse,
+    )  # fmt: skip
+
+
+def go_through(world: World, eraser: Eraser, subject: Subject) -> None:
+    """Every place of this profile under the home, but for its ledger."""
+    home, paths = world.home, world.paths
+    eraser.records_below(paths.root)
+    eraser.dropped_below(paths.failed)
+    eraser.records_below(home.log.parent)
+    for folder in snapshots_of(world):
+        eraser.records_below(folder)
+        for copy in sorted(folder.rglob("*.db")):
+            _clean_copy(world, copy, eraser, subject)
+
+
+def snapshots_of(world: World) -> list[Path]:
+    """This profile's snapshots: of `me` they lie beside the folders of the others."""
+    top = world.home.snapshots
+    others = set(world.home.profile_names())
+    if world.name != "me":
+        top = top / world.name
+        others = set()
+    return [entry for entry in sorted(top.iterdir()) if entry.is_dir() and entry.name not in others] if top.is_dir() else []
+
+
+def _clean_copy(world: World, copy: Path, eraser: Eraser, subject: Subject) -> None:
+    """A ledger in a snapshot: cleaned beside its place and renamed over it, so that linked bytes elsewhere are
+    left to the visit there."""
+    eraser.pulse()
+    beside = durable.temp_beside(copy)
+    try:
+        shutil.copyfile(copy, beside)
+        for suffix in ("-wal", "-shm"):
+            if copy.with_name(copy.name + suffix).exists():
+                shutil.copyfile(copy.with_name(copy.name + suffix), beside.with_name(beside.name + suffix))
+        try:
+            changed = _cleaned(world, beside, subject)
+        except (sqlite3.DatabaseError, migrations.SchemaError, ledger.LedgerError) as error:
+            _log.warning("copy_unreadable", profile=world.name, path=str(copy), reason=str(error))
+            changed = bool(subject.needles.in_bytes(copy.read_bytes()))
+            if changed:
+                eraser.places.append(Place(copy, 1, "kept", f"it cannot be read as a ledger: {error}"))
+            return
+        if changed:
+            eraser.places.append(Place(copy, changed, "rewritten"))
+        if changed and not eraser.dry:
+            mode = copy.stat().st_mode & 0o777
+            durable.fsync_file(beside)
+            eraser.record(copy, durable.sha256_file(copy), durable.sha256_file(beside))
+            beside.chmod(mode)
+            durable.rename_durable(beside, copy)
+            for suffix in ("-wal", "-shm"):
+                copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            beside.with_name(beside.name + suffix).unlink(missing_ok=True)
+
+
+def _cleaned(world: World, path: Path, subject: Subject) -> int:
+    """How many rows of a copy were changed; it is a ledger or a `home.db`."""
+    db = sqlite3.connect(path)
+    try:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+    finally:
+        db.close()
+    if "requests" in tables:
+        with ledger.open_home(path, write=True) as home_db:
+            with home_db.transaction():
+                changed = forgetting.cut_requests(home_db, lambda text: bool(subject.needles.in_text(text)))
+            forgetting.compact(home_db)
+            return changed
+    if "memories" not in tables:
+        return 0
+    with ledger.open_profile(path, write=True) as copy:
+        seqs = forgetting.of_ids(copy, subject.ids)
+        with copy.transaction():
+            job = jobs.open_job(copy)
+            if job and job["state"] in ("frozen", "running") and holds(copy, job, subject):
+                forgetting.throw_back(copy, job["id"], "it held a memory that was forgotten")
+            changed = clean(copy, subject, seqs, world.seed)
+        forgetting.compact(copy)
+        return changed
+
+
+def clean(db: Database, subject: Subject, seqs: list[int], seed: int) -> int:
+    """The rows of a ledger, in the caller's transaction. Gives how many were changed."""
+    changed = forgetting.erase(db, seqs, subject.lines, seed)
+    needles = subject.needles
+    if not needles:
+        return changed
+    for row in list(forgetting.others(db, set(seqs))) if subject.touched else ():
+        if row["id"].hex() in subject.touched:
+            other = memories.from_row(row)
+            forgetting.write_memory(db, row["seq"], forgetting.without_lines(other, needles.cut))
+            changed += 1
+    return changed + forgetting.cut_quotes(db, lambda text: bool(needles.in_text(text)), needles.cut)
+
+
+def holds(db: Database, job: dict[str, Any], subject: Subject) -> bool:
+    """Whether a job was made of it, or of a memory that has it in its context."""
+    return any(forgetting.uses(db, job["id"], id_) for id_ in subject.ids | subject.touched)
+
+
+# -- the request -------------------------------------------------------------------------------------
+
+
+def answer(
+    world: World, home_db: Database, training: Training, request: dict[str, Any], now: str, *, settled: bool,
+    pulse: Pulse = no_pulse,
+) -> dict[str, Any] | None:  # fmt: skip
+    """What was done, None where it is not done yet. Raises ValueError with a sentence."""
+    db, reason = world.db, f"forgotten (request {request['id']})"
+    begun = json.loads(jobs.get_meta(db, forgetting.IN_WORK) or "{}")
+    if not begun:
+        if not settled:  # a file that is being read may hold it, too
+            return None
+        arguments = json.loads(request["arguments"])
+        subject = subject_of(world, chosen(db, arguments), pulse)
+        if not _job_out_of_the_way(world, training, subject, reason):
+            return None
+        begun = _take_out(world, home_db, subject, request, now, reason, pulse)
+        _whole_batch(world, arguments, now, reason)
+    if not (forgetting.compact(db) and forgetting.compact(home_db)):
+        return None
+    with db.transaction():
+        jobs.set_meta(db, forgetting.IN_WORK, None)
+    told = {
+        "memories": len(begun["seqs"]), "context_of": begun["context_of"], "said_by": begun["said_by"],
+        "places": [{"path": row["path"], "what": "removed" if row["new_sha256"] is None else "rewritten"}
+                   for row in forgetting.redacted(db, reason)],
+        **taught(world, begun["seqs"]),
+    }  # fmt: skip
+    _log.info("memories_forgotten", profile=world.name, memories=told["memories"], files=len(told["places"]),
+              versions=[version["version"] for version in told["learnt_by"]])  # fmt: skip
+    return told
+
+
+def _job_out_of_the_way(world: World, training: Training, subject: Subject, reason: str) -> bool:
+    """The open job is stopped and thrown back where it holds the memory; one that has ended is judged first."""
+    db = world.db
+    job = jobs.open_job(db)
+    if job is not None and holds(db, job, subject):
+        if job["state"] != "frozen" or training.occupied:
+            if job["state"] == "running":
+                training.stop()
+            return False
+        with db.transaction():
+            forgetting.throw_back(db, job["id"], reason)
+        _log.info("job_thrown_back", profile=world.name, job=job["id"], reason="a memory in it is forgotten")
+    for folder in forgetting.folders_of_forgotten_jobs(db):
+        durable.remove(world.paths.jobs / folder)
+    if world.paths.jobs.is_dir():
+        durable.remove_gone(world.paths.jobs)
+    return True
+
+
+def _take_out(
+    world: World, home_db: Database, subject: Subject, request: dict[str, Any], now: str, reason: str, pulse: Pulse
+) -> dict[str, Any]:
+    db = world.db
+    for folder in (world.paths.claimed, world.paths.failed, *_months(world)):
+        if folder.is_dir():
+            durable.remove_temps(folder)
+    eraser = eraser_of(world, subject, now, reason, dry=False, pulse=pulse)
+    go_through(world, eraser, subject)
+    _claims_again(world, eraser.places)
+    begun = {"request": request["id"], "seqs": subject.seqs, "context_of": len(subject.touched_rows(db)),
+             "said_by": subject.said_by}  # fmt: skip
+    with home_db.transaction():
+        forgetting.cut_requests(home_db, lambda text: bool(subject.needles.in_text(text)))
+    touched_batches = {row["batch"] for row in forgetting.rows(db, subject.seqs)}
+    with db.transaction():
+        clean(db, subject, subject.seqs, world.seed)
+        batches.close_settled(db, touched_batches)
+        jobs.set_meta(db, forgetting.IN_WORK, json.dumps(begun))
+    return begun
+
+
+def _months(world: World) -> list[Path]:
+    return [month for month in world.paths.archive.iterdir() if month.is_dir()] if world.paths.archive.is_dir() else []
+
+
+def _claims_again(world: World, places: list[Place]) -> None:
+    """A file that waits in `claimed/` for its owner's name has other bytes now, or is gone."""
+    db = world.db
+    for row in batches.in_state(db, "needs_owner"):
+        path = world.paths.claimed / row["path"]
+        if not any(place.path == path or path in place.path.parents for place in places):
+            continue
+        with db.transaction():
+            if path.is_file():
+                status = path.stat()
+                batches.renamed(db, row["id"], path.name, durable.sha256_file(path), status.st_size, status.st_mtime)
+            elif not path.exists():
+                batches.discard(db, row["id"], "forgotten")
+
+
+def _whole_batch(world: World, arguments: dict[str, Any], now: str, reason: str) -> None:
+    """`--batch` takes its file, too, with what is no memory in it."""
+    row = batches.get(world.db, arguments["batch"]) if arguments.get("batch") is not None else None
+    if row is None:
+        return
+    for path in (world.paths.claimed / row["path"], *(month / row["path"] for month in _months(world))):
+        if path.exists():
+            sha256 = row["sha256"] if path.is_dir() else durable.sha256_file(path)
+            recorder(world, now, reason)(path, sha256, None)
+            durable.remove(path)
+            durable.remove_gone(path.parent)
+            durable.fsync_dir(path.parent)
+
+
+# -- what has learnt it ------------------------------------------------------------------------------
+
+
+def taught(world: World, seqs: list[int]) -> dict[str, Any]:
+    """`learnt_by`: the versions that learnt it, each with its folders; `rebuild`: from where one without it starts."""
+    db, paths = world.db, world.paths
+    found, head = forgetting.learnt_by(db, seqs), jobs.get_head(db)
+    learnt_by = []
+    for version in found:
+        in_use = bool(head and head["version"] == version["id"])
+        name = f"checkpoint-{version['step']}"
+        places = [paths.chains / str(version["chain"]) / name, paths.jobs / version["folder"] / name,
+                  paths.root / "models" / f"v{version['id']}"]  # fmt: skip
+        for snapshot in snapshots_of(world):
+            places += sorted(snapshot.rglob(f"chains/{version['chain']}/{name}"))
+            places += sorted(snapshot.rglob(f"models/v{version['id']}"))
+        learnt_by.append({
+            "version": version["id"], "state": version["state"], "chain": version["chain"], "step": version["step"],
+            "in_use": in_use, "paths": [str(place) for place in places if place.exists()],
+        })  # fmt: skip
+    return {"learnt_by": learnt_by, "rebuild": _rebuild(world, found[0]) if found else None}
+
+
+def _rebuild(world: World, first: dict[str, Any]) -> dict[str, Any]:
+    """The newest checkpoint from before its first training; no path where that is the base model itself."""
+    parent = first["parent_sha256"]
+    point = next((one for one in jobs.checkpoints(world.db) if one["sha256"] == parent), None) if parent else None
+    if point is None:
+        return {"from": "base", "path": None, "step": 0, "base_model": world.recipe.base_model}
+    name = f"chains/{point['chain']}/checkpoint-{point['step']}"
+    places = [world.paths.root / name]
+    for snapshot in snapshots_of(world):
+        places += sorted(snapshot.rglob(name))
+    path = next((place for place in places if place.is_dir()), None)
+    if path is None:
+        return {"from": "base", "path": None, "step": 0, "base_model": world.recipe.base_model}
+    return {"from": "checkpoint", "path": str(path), "step": point["step"], "base_model": world.recipe.base_model}

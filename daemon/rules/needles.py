@@ -1,0 +1,151 @@
+"""What is looked for when a memory is forgotten: its lines and sentences, in every form that a file may hold.
+
+Lines, because an export has a header between two messages that one memory joins; sentences, because a log
+may quote one. What is too short to tell a person's words from chance is not looked for: a memory's own
+records are found by its id.
+"""
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from daemon.records import Memory
+
+SHORTEST_LINE = 6  # bytes of UTF-8: two characters of Chinese, an English word
+SHORTEST_SENTENCE = 16  # characters
+_FEW = 64  # needles that are simply tried one after the other
+_SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
+_ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
+_WORD = re.compile(r"[A-Za-z0-9]+")
+_WORD_BYTES = re.compile(rb"[A-Za-z0-9]+")
+_INNER_WORD = re.compile(r"(?<=[ ,;:.!?(-])[A-Za-z0-9]{3,}(?=[ ,;:.!?)-])")
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """The lines of a text that are long enough to be a needle."""
+    for line in text.splitlines():
+        line = line.strip()
+        if len(line) >= SHORTEST_LINE or len(line.encode("utf-8", "surrogatepass")) >= SHORTEST_LINE:
+            yield line
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """Its lines, and the sentences of those that have several."""
+    for line in lines_of(text):
+        yield line
+        sentences = _SENTENCE_END.split(line)
+        if len(sentences) > 1:
+            yield from (one.strip() for one in sentences if len(one.strip()) >= SHORTEST_SENTENCE)
+
+
+def learnt_texts(memory: Memory) -> list[str]:
+    """What carries loss: the answer, or the text itself, and a tool's data."""
+    said = memory.content if memory.response is None else memory.response
+    return [said, *strings_in(memory.payload)]
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from strings_in(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from strings_in(one)
+
+
+def digest_of(line: str, seed: int) -> bytes:
+    """16 bytes by which a forgotten line is known again; the profile's seed keeps tables of hashes away."""
+    key = str(seed).encode()[:64]
+    return hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+
+
+def forms_of(piece: str) -> tuple[bytes, ...]:
+    """The bytes that a file may hold it as, plain ones first."""
+    texts = [piece, piece.replace("\t", "    ")]
+    try:
+        texts.append(piece.encode().decode("latin-1"))  # how Facebook writes UTF-8
+    except UnicodeError:
+        pass
+    forms: dict[bytes, None] = {}
+    for text in texts:
+        escaped = json.dumps(text)[1:-1]
+        upper = _ESCAPE.sub(lambda found: "\\u" + found[0][2:].upper(), escaped)
+        kept = json.dumps(text, ensure_ascii=False)[1:-1]
+        for form in (text, kept, escaped, upper):
+            forms[form.encode("utf-8", "surrogatepass")] = None
+            forms[form.replace("/", "\\/").encode("utf-8", "surrogatepass")] = None
+    for form in (html.escape(piece), html.escape(piece, quote=False), html.escape(piece).replace("&#x27;", "&#39;")):
+        forms[form.encode("utf-8", "surrogatepass")] = None
+    for encoding in ("cp1252", "utf-16-le", "utf-16-be"):
+        try:
+            forms[piece.encode(encoding)] = None
+        except UnicodeError:
+            pass
+    return tuple(forms)
+
+
+class Needles:
+    """Texts that are looked for and cut out, the longest first. Fast for few of them and for many."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self.pieces = sorted(set(pieces), key=lambda piece: (-len(piece), piece))
+        self._rank = {piece: number for number, piece in enumerate(self.pieces)}
+        self._plain: list[str] = []  # tried always
+        self._by_word: dict[str, list[str]] = {}  # tried where the word occurs
+        for piece in self.pieces:
+            words = _INNER_WORD.findall(piece) if len(self.pieces) > _FEW else []
+            if words:
+                self._by_word.setdefault(max(words, key=len), []).append(piece)
+            else:
+                self._plain.append(piece)
+        self._forms = lru_cache(maxsize=4096)(forms_of)
+
+    def __bool__(self) -> bool:
+        return bool(self.pieces)
+
+    def in_text(self, text: str) -> list[str]:
+        """Those that occur in a text, the longest first."""
+        found = [piece for piece in self._plain if piece in text]
+        if self._by_word:
+            for word in set(_WORD.findall(text)) & self._by_word.keys():
+                found += [piece for piece in self._by_word[word] if piece in text]
+        return sorted(found, key=self._rank.__getitem__)
+
+    def in_bytes(self, data: bytes) -> list[bytes]:
+        """The forms of them that occur in a file's bytes, the longest first."""
+        tried = list(self._plain)
+        if self._by_word:
+            # Where there are zero bytes it may be UTF-16: its words show once they are gone.
+            words = set(_WORD_BYTES.findall(data))
+            if b"\0" in data:
+                words |= set(_WORD_BYTES.findall(data.replace(b"\0", b"")))
+            for word, pieces in self._by_word.items():
+                if word.encode() in words:
+                    tried += pieces
+        found = {form for piece in tried for form in self._forms(piece) if form in data}
+        return sorted(found, key=lambda form: (-len(form), form))
+
+    def cut(self, text: str) -> str:
+        """The text without them, and without the empty lines that they leave."""
+        found = self.in_text(text)
+        if not found:
+            return text
+        lines = []
+        for line in text.splitlines():
+            rest = line
+            for piece in found:
+                rest = rest.replace(piece, "")
+            if rest.strip() or not line.strip():
+                lines.append(rest)
+        return "\n".join(lines)
+
+    def cut_bytes(self, data: bytes) -> bytes:
+        for form in self.in_bytes(data):
+            data = data.replace(form, b"")
+        return data
