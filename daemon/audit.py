@@ -43,10 +43,12 @@ class Audit:
     runs: bool  # a daemon works on this home meanwhile
     tell: Callable[[str], None] = lambda text: None
     pause: Callable[[], None] = lambda: time.sleep(1.0)
+    redactions: dict[str, set[str | None]] | None = None  # hash before -> hashes after
     notes: list[str] = field(default_factory=list)  # worth knowing, no disagreement
 
     def run(self) -> list[Finding]:
         """All findings. With a daemon at work a finding counts only where a second look sees it too."""
+        self.redactions = None
         first = {check: list(check(self)) for check in CHECKS}
         found = [finding for findings in first.values() for finding in findings]
         if not found or not self.runs:
@@ -54,6 +56,7 @@ class Audit:
         self.tell("looking again")
         self.pause()
         before = {(finding.check, finding.subject) for finding in found}
+        self.redactions = None
         again = [finding for check, findings in first.items() if findings for finding in check(self)]
         return [finding for finding in again if (finding.check, finding.subject) in before]
 
@@ -85,6 +88,8 @@ def _memories(audit: Audit) -> Iterator[Finding]:
         yield Finding("memories", f"batch {row['id']}", f"batch {row['id']} ({row['name']}) is {row['state']} with "
                       f"{row['memories']} memories, but {row['rows']} are there and {row['unsettled']} of them are "
                       "not settled")  # fmt: skip
+    for row in checks.not_quite_forgotten(audit.db):
+        yield Finding("memories", row["id"], f"memory {row['id'][:12]} is forgotten, but something of it is left")
     if strays := checks.strays(audit.db):
         yield Finding("memories", "strays", f"{strays} memories lie outside the range of their batch")
 
@@ -117,7 +122,7 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
         elif row["state"] == "refused":
             if row["name"] not in failed:  # the person may well have mended it and dropped it again
                 audit.notes.append(f"{who} was refused, and its file is no longer in {audit.paths.failed}")
-        elif path not in archived:
+        elif path not in archived and None not in _after(audit, row["sha256"]):
             where = "still in claimed/" if path in claimed else "in no folder of archive/"
             yield Finding("files", path, f"{who} is {row['state']}, but its file is {where}")
     known = {row["path"]: row for row in rows}
@@ -131,6 +136,19 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
     yield from _batch_bytes(audit, known, archived)
 
 
+def _after(audit: Audit, sha256: str) -> set[str | None]:
+    """What a sealed file became when memories in it were forgotten: later hashes, None where it was removed."""
+    if audit.redactions is None:
+        audit.redactions = checks.redactions(audit.db)
+    found: set[str | None] = set()
+    todo: list[str] = [sha256]
+    while todo:
+        for one in audit.redactions.get(todo.pop(), set()) - found:
+            found.add(one)
+            todo += [] if one is None else [one]
+    return found
+
+
 def _batch_bytes(audit: Audit, known: dict[str, dict[str, Any]], archived: dict[str, Path]) -> Iterator[Finding]:
     for number, (name, path) in enumerate(sorted(archived.items()), start=1):
         if number % 64 == 1:
@@ -142,7 +160,7 @@ def _batch_bytes(audit: Audit, known: dict[str, dict[str, Any]], archived: dict[
         except OSError as error:
             yield Finding("bytes", name, f"{path} cannot be read: {error.strerror}")
             continue
-        if sha256 != known[name]["sha256"]:
+        if sha256 != known[name]["sha256"] and sha256 not in _after(audit, known[name]["sha256"]):
             yield Finding("bytes", name, f"{path} does not hold what was dropped: its SHA-256 differs")
 
 
@@ -161,6 +179,8 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
         try:
             spec = (folder / names.SPEC).read_bytes()
         except OSError:
+            if row["state"] == "forgotten":  # thrown back, and made anew without the memory
+                continue
             missing = "folder" if not folder.is_dir() else names.SPEC
             yield Finding("jobs", row["folder"], f"job {row['id']} is {row['state']}, but its {missing} is missing")
             continue
@@ -169,11 +189,15 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
             continue
         if row["kind"] != "finetune":
             continue
-        for number, problem in enumerate(_uses(folder, json.loads(spec), row)):
+        sealed = json.loads(spec)
+        changed = _after(audit, sealed["samples_sha256"] or "")
+        if None in changed and not (folder / names.SAMPLES).exists():
+            continue
+        for number, problem in enumerate(_uses(folder, sealed, row, changed)):
             yield Finding("uses", f"{row['folder']} {number}", f"job {row['id']}: {problem}")
 
 
-def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any], changed: set[str | None]) -> Iterator[str]:
     """Every sample exactly `num_train_epochs` times, and no step more or less than that takes."""
     digest, lines, of_memories = hashlib.sha256(), 0, 0
     try:
@@ -187,7 +211,7 @@ def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> Iterator[s
         return
     except ValueError:
         pass  # its hash differs too
-    if spec["samples_sha256"] != digest.hexdigest():
+    if digest.hexdigest() not in {spec["samples_sha256"], *changed}:
         yield f"{names.SAMPLES} is not the one that {names.SPEC} names"
         return
     epochs = spec["recipe"]["num_train_epochs"]

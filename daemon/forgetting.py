@@ -6,12 +6,12 @@ finds less to do. An open job that holds the memory is stopped and thrown back b
 """
 
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from daemon import durable, ledger, migrations
 from daemon.durable import Pulse, no_pulse
@@ -19,11 +19,13 @@ from daemon.forget import Eraser, Place
 from daemon.ledger import Database, batches, forgetting, jobs, memories
 from daemon.logs import get_logger
 from daemon.records import Memory
-from daemon.redaction import Listener, folder_files, recorder
-from daemon.rules.needles import Needles, learnt_texts, lines_of, pieces_of
+from daemon.redaction import Listener, folder_files, hash_of, recorder
+from daemon.rules.needles import Needles, learnt_texts, pieces_of
 from daemon.rules.samples import make_samples
 from daemon.training import Training
 from daemon.world import World
+
+_SUFFIXES = ("", "-wal", "-shm")
 
 _log = get_logger()
 
@@ -38,6 +40,7 @@ class Subject:
     needles: Needles
     lines: list[str]  # that were learnt, and that nothing else says
     touched: frozenset[str] = frozenset()  # ids of memories that stay and have it in their question or context
+    context_of: int = 0  # how many those are
     said_by: list[str] = field(default_factory=list)  # ids of memories that stay and say the same words
 
     def is_gone(self, memory: Memory) -> bool:
@@ -52,7 +55,7 @@ def chosen(db: Database, arguments: dict[str, Any]) -> list[int]:
         what, found = f"source {arguments['source']!r}", forgetting.of_source(db, arguments["source"])
     else:
         what, found = "these ids", forgetting.of_ids(db, arguments["ids"])
-    if not found:
+    if not found and not (arguments.get("batch") is not None and batches.get(db, arguments["batch"])):
         known = f"; known sources: {', '.join(forgetting.sources(db))}" if arguments.get("source") is not None else ""
         raise ValueError(f"no memory of {what} is there to be forgotten{known}")
     return forgetting.with_other_wordings(db, found)
@@ -92,12 +95,13 @@ def subject_of(world: World, seqs: list[int], pulse: Pulse = no_pulse) -> Subjec
             near.append(row["seq"])
     needles = Needles(learnt | asked | around)
     touched: set[str] = set()
+    context_of = 0
     for row in forgetting.rows(db, near):
         other = memories.from_row(row)
         if forgetting.without_lines(other, needles.cut) is not other:
             touched |= {row["id"].hex(), other.id}
-    return Subject(seqs, frozenset(ids), frozenset(keys), needles,
-                   sorted(learnt & {line for piece in learnt for line in lines_of(piece)}), frozenset(touched),
+            context_of += 1
+    return Subject(seqs, frozenset(ids), frozenset(keys), needles, sorted(learnt), frozenset(touched), context_of,
                    said_by)  # fmt: skip
 
 
@@ -123,7 +127,11 @@ def eraser_of(world: World, subject: Subject, now: str, reason: str, *, dry: boo
 def go_through(world: World, eraser: Eraser, subject: Subject) -> None:
     """Every place of this profile under the home, but for its ledger."""
     home, paths = world.home, world.paths
-    eraser.records_below(paths.root)
+    job = jobs.open_job(world.db) if eraser.dry else None
+    open_folder = paths.jobs / job["folder"] if job and holds(world.db, job, subject) else None
+    if open_folder is not None:  # only ever true of a dry run: else it was thrown back before
+        eraser.places.append(Place(open_folder, 1, "removed", "its job is stopped and frozen anew without it"))
+    eraser.records_below(paths.root, lambda path: path == open_folder)
     eraser.dropped_below(paths.failed)
     eraser.records_below(home.log.parent)
     for folder in snapshots_of(world):
@@ -139,40 +147,56 @@ def snapshots_of(world: World) -> list[Path]:
     if world.name != "me":
         top = top / world.name
         others = set()
-    return [entry for entry in sorted(top.iterdir()) if entry.is_dir() and entry.name not in others] if top.is_dir() else []
+    entries = sorted(top.iterdir()) if top.is_dir() else []
+    return [entry for entry in entries if entry.is_dir() and entry.name not in others]
 
 
 def _clean_copy(world: World, copy: Path, eraser: Eraser, subject: Subject) -> None:
     """A ledger in a snapshot: cleaned beside its place and renamed over it, so that linked bytes elsewhere are
     left to the visit there."""
     eraser.pulse()
-    beside = durable.temp_beside(copy)
     try:
-        shutil.copyfile(copy, beside)
-        for suffix in ("-wal", "-shm"):
-            if copy.with_name(copy.name + suffix).exists():
-                shutil.copyfile(copy.with_name(copy.name + suffix), beside.with_name(beside.name + suffix))
-        try:
-            changed = _cleaned(world, beside, subject)
-        except (sqlite3.DatabaseError, migrations.SchemaError, ledger.LedgerError) as error:
-            _log.warning("copy_unreadable", profile=world.name, path=str(copy), reason=str(error))
-            changed = bool(subject.needles.in_bytes(copy.read_bytes()))
-            if changed:
-                eraser.places.append(Place(copy, 1, "kept", f"it cannot be read as a ledger: {error}"))
+        if eraser.dry:
+            if times := _times_in_copy(copy, subject):
+                eraser.places.append(Place(copy, times, "rewritten"))
             return
-        if changed:
-            eraser.places.append(Place(copy, changed, "rewritten"))
-        if changed and not eraser.dry:
-            mode = copy.stat().st_mode & 0o777
-            durable.fsync_file(beside)
-            eraser.record(copy, durable.sha256_file(copy), durable.sha256_file(beside))
-            beside.chmod(mode)
-            durable.rename_durable(beside, copy)
-            for suffix in ("-wal", "-shm"):
-                copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+        beside = durable.temp_beside(copy)
+        try:
+            for suffix in _SUFFIXES:
+                if _named(copy, suffix).exists():
+                    durable.copy_durable(_named(copy, suffix), _named(beside, suffix))
+            if changed := _cleaned(world, beside, subject):
+                eraser.places.append(Place(copy, changed, "rewritten"))
+                durable.fsync_file(beside)
+                eraser.record(copy, durable.sha256_file(copy), durable.sha256_file(beside))
+                beside.chmod(copy.stat().st_mode & 0o777)
+                durable.rename_durable(beside, copy)
+                for suffix in _SUFFIXES[1:]:
+                    _named(copy, suffix).unlink(missing_ok=True)
+        finally:
+            for suffix in _SUFFIXES:
+                _named(beside, suffix).unlink(missing_ok=True)
+    except (sqlite3.DatabaseError, migrations.SchemaError, ledger.LedgerError) as error:
+        _log.warning("copy_unreadable", profile=world.name, path=str(copy), reason=str(error))
+        if subject.needles.in_bytes(copy.read_bytes()):
+            eraser.places.append(Place(copy, 1, "kept", f"it cannot be read as a ledger: {error}"))
+
+
+def _named(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _times_in_copy(copy: Path, subject: Subject) -> int:
+    """In how many rows of a copy it stands, without writing anything beside it."""
+    db = sqlite3.connect(f"file:{quote(str(copy))}?immutable=1", uri=True)
+    try:
+        ids = [(bytes.fromhex(id_),) for id_ in subject.ids | subject.touched]
+        sql = "SELECT count(*) FROM memories WHERE id=? AND state<>'forgotten'"
+        return sum(int(db.execute(sql, one).fetchone()[0]) for one in ids)
+    except sqlite3.OperationalError:  # no ledger of a profile
+        return 0
     finally:
-        for suffix in ("", "-wal", "-shm"):
-            beside.with_name(beside.name + suffix).unlink(missing_ok=True)
+        db.close()
 
 
 def _cleaned(world: World, path: Path, subject: Subject) -> int:
@@ -207,17 +231,16 @@ def clean(db: Database, subject: Subject, seqs: list[int], seed: int) -> int:
     needles = subject.needles
     if not needles:
         return changed
-    for row in list(forgetting.others(db, set(seqs))) if subject.touched else ():
-        if row["id"].hex() in subject.touched:
-            other = memories.from_row(row)
-            forgetting.write_memory(db, row["seq"], forgetting.without_lines(other, needles.cut))
-            changed += 1
+    for row in forgetting.rows(db, forgetting.of_ids(db, subject.touched)):
+        other = memories.from_row(row)
+        forgetting.write_memory(db, row["seq"], forgetting.without_lines(other, needles.cut))
+        changed += 1
     return changed + forgetting.cut_quotes(db, lambda text: bool(needles.in_text(text)), needles.cut)
 
 
 def holds(db: Database, job: dict[str, Any], subject: Subject) -> bool:
     """Whether a job was made of it, or of a memory that has it in its context."""
-    return any(forgetting.uses(db, job["id"], id_) for id_ in subject.ids | subject.touched)
+    return not forgetting.ids_of_job(db, job["id"]).isdisjoint(subject.ids | subject.touched)
 
 
 # -- the request -------------------------------------------------------------------------------------
@@ -238,7 +261,6 @@ def answer(
         if not _job_out_of_the_way(world, training, subject, reason):
             return None
         begun = _take_out(world, home_db, subject, request, now, reason, pulse)
-        _whole_batch(world, arguments, now, reason)
     if not (forgetting.compact(db) and forgetting.compact(home_db)):
         return None
     with db.transaction():
@@ -283,14 +305,14 @@ def _take_out(
     eraser = eraser_of(world, subject, now, reason, dry=False, pulse=pulse)
     go_through(world, eraser, subject)
     _claims_again(world, eraser.places)
-    begun = {"request": request["id"], "seqs": subject.seqs, "context_of": len(subject.touched_rows(db)),
+    _whole_batch(world, json.loads(request["arguments"]), now, reason)
+    begun = {"request": request["id"], "seqs": subject.seqs, "context_of": subject.context_of,
              "said_by": subject.said_by}  # fmt: skip
     with home_db.transaction():
         forgetting.cut_requests(home_db, lambda text: bool(subject.needles.in_text(text)))
-    touched_batches = {row["batch"] for row in forgetting.rows(db, subject.seqs)}
     with db.transaction():
         clean(db, subject, subject.seqs, world.seed)
-        batches.close_settled(db, touched_batches)
+        batches.close_settled(db, forgetting.batches_of(db, subject.seqs))
         jobs.set_meta(db, forgetting.IN_WORK, json.dumps(begun))
     return begun
 
@@ -314,18 +336,34 @@ def _claims_again(world: World, places: list[Place]) -> None:
                 batches.discard(db, row["id"], "forgotten")
 
 
+def batch_files(world: World, batch: int) -> list[Path]:
+    """The file of a batch as it was dropped, wherever it lies now; of a refused one its reason, too."""
+    row = batches.get(world.db, batch)
+    if row is None:
+        return []
+    places = [world.paths.claimed / row["path"], *(month / row["path"] for month in _months(world))]
+    for reason in sorted(world.paths.failed.glob("*.reason.json")) if world.paths.failed.is_dir() else ():
+        try:
+            told = json.loads(reason.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(told, dict) and told.get("batch") == batch:
+            places += [reason.with_name(reason.name.removesuffix(".reason.json")), reason]
+    return [place for place in places if place.exists()]
+
+
 def _whole_batch(world: World, arguments: dict[str, Any], now: str, reason: str) -> None:
     """`--batch` takes its file, too, with what is no memory in it."""
-    row = batches.get(world.db, arguments["batch"]) if arguments.get("batch") is not None else None
-    if row is None:
-        return
-    for path in (world.paths.claimed / row["path"], *(month / row["path"] for month in _months(world))):
-        if path.exists():
-            sha256 = row["sha256"] if path.is_dir() else durable.sha256_file(path)
-            recorder(world, now, reason)(path, sha256, None)
-            durable.remove(path)
-            durable.remove_gone(path.parent)
-            durable.fsync_dir(path.parent)
+    batch = arguments.get("batch")
+    for path in batch_files(world, batch) if batch is not None else ():
+        recorder(world, now, reason)(path, hash_of(path), None)
+        durable.remove(path)
+        durable.remove_gone(path.parent)
+        durable.fsync_dir(path.parent)
+    row = batches.get(world.db, batch) if batch is not None else None
+    if row is not None and row["state"] == "needs_owner":
+        with world.db.transaction():
+            batches.discard(world.db, row["id"], "forgotten")
 
 
 # -- what has learnt it ------------------------------------------------------------------------------
@@ -365,3 +403,22 @@ def _rebuild(world: World, first: dict[str, Any]) -> dict[str, Any]:
     if path is None:
         return {"from": "base", "path": None, "step": 0, "base_model": world.recipe.base_model}
     return {"from": "checkpoint", "path": str(path), "step": point["step"], "base_model": world.recipe.base_model}
+
+
+def dry_run(world: World, arguments: dict[str, Any], pulse: Pulse = no_pulse) -> dict[str, Any]:
+    """What `answer` would do and tell, place by place; changes nothing. Raises ValueError with a sentence."""
+    subject = subject_of(world, chosen(world.db, arguments), pulse)
+    eraser = eraser_of(world, subject, "", "", dry=True, pulse=pulse)
+    go_through(world, eraser, subject)
+    places = eraser.places
+    for path in batch_files(world, arguments["batch"]) if arguments.get("batch") is not None else ():
+        places = [one for one in places if one.path != path] + [Place(path, 1, "removed", "it is the batch's file")]
+    ledger_times = len(subject.seqs) + subject.context_of
+    rows = [Place(world.paths.ledger, ledger_times, "rewritten", "rows are emptied, the file is written anew")]
+    home = world.home.root
+    return {
+        "memories": len(subject.seqs), "context_of": subject.context_of, "said_by": subject.said_by,
+        "places": [{"path": str(place.path.relative_to(home)), "times": place.times, "what": place.what,
+                    "why": place.why} for place in [*rows, *places]],
+        **taught(world, subject.seqs),
+    }  # fmt: skip

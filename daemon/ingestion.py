@@ -5,20 +5,20 @@ watchdog's ping and a stop are never late. A batch is visible from its last slic
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon import durable, inbox, readers
-from daemon.ledger import batches, jobs, memories, messages
+from daemon import durable, inbox, readers, redaction
+from daemon.hearing import heard as heard
+from daemon.ledger import batches, forgetting, jobs, memories, messages
 from daemon.logs import get_logger
-from daemon.readers import Locale
-from daemon.records import BadItem, Hearing, LeftOut, Memory, Refused
+from daemon.records import BadItem, LeftOut, Memory, Refused
 from daemon.rules import planning
 from daemon.rules.curation import judge
+from daemon.rules.needles import Needles
 from daemon.rules.sessions import NeedsOwner, Sessions, without_known
 from daemon.world import World
 
@@ -43,19 +43,9 @@ class _Open:
     skipped: int = 0
     bad_items: int = 0
     left_out: int = 0  # messages that are no memory
+    forgotten: int = 0  # memories that were forgotten, or have a forgotten one in their context
     listed: list[BadItem] = field(default_factory=list)
     superseded: set[int] = field(default_factory=set)  # waiting memories of which a message was edited
-
-
-def heard(path: Path, name: str, size: int, mtime: float | None, limits: readers.Limits, locale: Locale) -> Hearing:
-    """What the readers give for a file or a folder. Raises Refused, OSError."""
-    if not path.is_dir():
-        with open(path, "rb") as stream:
-            yield from readers.read(stream, name, size, mtime, limits, locale=locale)
-        return
-    files, bad = inbox.folder_files(path, limits.max_file_bytes)
-    yield from bad
-    yield from readers.read_tree(inbox.FolderTree(path, name, files), limits, locale=locale)
 
 
 class Ingestion:
@@ -63,6 +53,7 @@ class Ingestion:
         self._world = world
         self._clock = clock
         self._open: _Open | None = None
+        self._any_forgotten = False
         self._log = _log.bind(profile=world.name)
 
     def register(self, claims: list[inbox.Claim], now: str) -> None:
@@ -149,6 +140,7 @@ class Ingestion:
             batches.restart_reading(db, row["id"])
         first_seq = memories.last_seq(db) + 1
         batches.start_reading(db, row["id"], first_seq)
+        self._any_forgotten = forgetting.any_forgotten(db)
         self._open = _Open(row, self._items(self._world.paths.claimed / row["path"], row), first_seq)
         return True
 
@@ -180,7 +172,8 @@ class Ingestion:
                     open_.listed.append(item)
             else:
                 open_.taken += 1
-                found = self._without_known(open_, item, slice_parts)
+                remembered = self._without_forgotten(open_, item) if self._any_forgotten else item
+                found = self._without_known(open_, remembered, slice_parts) if remembered else None
                 if found is not None:
                     judged.append(self._judged(open_, found, enough=before + len(judged) >= settings.jobs.held_out_from))
         if open_.refused is None:
@@ -207,6 +200,18 @@ class Ingestion:
         found = without_known(memory, known | slice_parts)
         slice_parts.update(part.key + part.digest for part in memory.parts)
         return found
+
+    def _without_forgotten(self, open_: _Open, memory: Memory) -> Memory | None:
+        """What was forgotten does not come back, neither as itself nor as the context of something new."""
+        db, seed = self._world.db, self._world.seed
+        lines = forgetting.forgotten_in(db, memory, seed)
+        gone = forgetting.is_forgotten(db, memory, seed)
+        open_.forgotten += bool(lines) or gone
+        if gone:
+            return None
+        if not lines or memories.is_there(db, memory.id):  # known as it was dropped: its row was cut already
+            return memory
+        return forgetting.without_lines(memory, Needles(lines).cut)
 
     def _judged(self, open_: _Open, memory: Memory, *, enough: bool) -> memories.Judged:
         id_, verdict = memory.id, judge(memory, self._world.curation)
@@ -236,7 +241,7 @@ class Ingestion:
         messages.supersede(db, open_.superseded)
         batches.finish_reading(
             db, batch, last_seq=open_.first_seq + open_.new - 1, duplicates=open_.taken - open_.new,
-            skipped=open_.skipped, bad_items=open_.bad_items, now=now,
+            skipped=open_.skipped, bad_items=open_.bad_items, forgotten=open_.forgotten, now=now,
         )  # fmt: skip
         return True
 
@@ -247,7 +252,7 @@ class Ingestion:
             return
         log.info(
             "batch_read", memories=open_.new, duplicates=open_.taken - open_.new, skipped=open_.skipped,
-            bad_items=open_.bad_items, left_out=open_.left_out,
+            bad_items=open_.bad_items, left_out=open_.left_out, forgotten=open_.forgotten,
         )  # fmt: skip
 
     def _put_away(self, rows: list[dict[str, Any]], now: str) -> None:
@@ -259,7 +264,10 @@ class Ingestion:
                 continue
             if row["state"] == "refused":
                 inbox.reject(world.home, path, world.name, row["name"], row["reason"], now, batch=row["id"])
-            else:
+                continue
+            if row["forgotten"]:
+                redaction.of_dropped_again(world, row, now)
+            if path.exists():
                 done.append(path)
         if done:
             inbox.archive_slice(world.home, world.name, done, now[:7])

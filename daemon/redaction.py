@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from daemon import inbox, readers
+from daemon import durable, inbox, readers
 from daemon.durable import Pulse, no_pulse
 from daemon.forget import Eraser, Told
 from daemon.hearing import heard
@@ -80,6 +80,11 @@ def limits_of(world: World) -> readers.Limits:
 def folder_files(folder: Path) -> list[tuple[str, str]]:
     """(relative path, SHA-256) of the files of a dropped folder, as its own hash counts them."""
     return [(file.relative, file.sha256) for file in inbox.folder_contents(folder, sys.maxsize).files]
+
+
+def hash_of(path: Path) -> str:
+    """As `batches` has it: of the file, or over the files of the folder."""
+    return inbox.folder_contents(path, sys.maxsize).sha256 if path.is_dir() else durable.sha256_file(path)
 
 
 def recorder(world: World, now: str, reason: str) -> Callable[[Path, str, str | None], None]:

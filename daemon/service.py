@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import inbox, ledger, notify, supervisor
+from daemon import forgetting, inbox, ledger, notify, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.ledger import batches, jobs, memories, requests
@@ -250,7 +250,7 @@ class Service:
             return self._add_profile(arguments["name"])
         if request["profile"] not in self._worlds:
             raise ValueError(f"there is no profile {request['profile']!r}: engramd profile add {request['profile']}")
-        world, ingestion, _ = self._worlds[request["profile"]]
+        world, ingestion, training = self._worlds[request["profile"]]
         if request["command"] == "train":
             job = jobs.open_job(world.db)
             waits = jobs.get_meta(world.db, "waits")
@@ -258,6 +258,9 @@ class Service:
                 raise ValueError(waits)
             busy = job or ingestion.busy or self._inbox_waits or memories.any_waiting(world.db)
             return None if busy else {"head": jobs.get_head(world.db)}
+        if request["command"] == "forget":
+            settled = not (ingestion.busy or self._inbox_waits)
+            return forgetting.answer(world, self._db, training, request, now, settled=settled, pulse=self._pulse)
         if request["command"] == "owner":
             world.set_aliases(arguments["names"], add=arguments["add"])
             again = ingestion.owner_named()

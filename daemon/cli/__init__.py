@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("batches", "try a held batch again"),
     "discard": ("batches", "give a held batch up"),
     "preview": ("preview", "show what the next job would be trained on"),
+    "forget": ("forget", "take memories out of every place"),
     "read": ("read", "show what a file would give, without taking it"),
     "owner": ("owner", "say by what names you are known in chats"),
     "profile": ("profile", "add and list profiles"),

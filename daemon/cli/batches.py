@@ -47,7 +47,7 @@ def _batches(args: argparse.Namespace) -> int:
 
 def _fact(row: dict[str, Any], jobs: list[int]) -> dict[str, Any]:
     keys = ("id", "name", "state", "reason", "sha256", "size", "claimed_at", "read_at", "memories",
-            "duplicates", "skipped", "bad_items", "failures")  # fmt: skip
+            "duplicates", "skipped", "bad_items", "forgotten", "failures")  # fmt: skip
     return {key: row[key] for key in keys} | {"jobs": jobs}
 
 

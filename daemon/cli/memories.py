@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from daemon import ledger
     from daemon.cli import Subparsers
 
-_STATES = ("waiting", "frozen", "trained", "held", "held_out", "skipped", "discarded")
+_STATES = ("waiting", "frozen", "trained", "held", "held_out", "skipped", "discarded", "forgotten")
 _SHORT_ID = 12  # characters; enough for any life
 
 

@@ -68,14 +68,15 @@ def restart_reading(db: Database, batch: int) -> None:
 
 
 def finish_reading(
-    db: Database, batch: int, *, last_seq: int, duplicates: int, skipped: int, bad_items: int, now: str
+    db: Database, batch: int, *, last_seq: int, duplicates: int, skipped: int, bad_items: int, now: str,
+    forgotten: int = 0,
 ) -> None:
     """The last slice: what was staged becomes visible."""
     moved(
         db.execute(
             """UPDATE batches SET state='read', read_at=?, last_seq=?, memories=? - first_seq + 1,
-            duplicates=?, skipped=?, bad_items=? WHERE id=?""",
-            (now, last_seq, last_seq, duplicates, skipped, bad_items, batch),
+            duplicates=?, skipped=?, bad_items=?, forgotten=? WHERE id=?""",
+            (now, last_seq, last_seq, duplicates, skipped, bad_items, forgotten, batch),
         ),
         "batch",
     )

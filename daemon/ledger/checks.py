@@ -87,3 +87,19 @@ def high_water(db: Database, profile: str) -> dict[str, int]:
     """The marks of `home.db` for one profile."""
     rows = db.all("SELECT kind, value FROM high_water WHERE profile=?", (profile,))
     return {row["kind"]: row["value"] for row in rows}
+
+
+def not_quite_forgotten(db: Database) -> list[dict[str, Any]]:
+    """[{"id"}] of forgotten memories whose row still says something, or that an open job holds."""
+    return db.all(
+        f"""SELECT lower(hex(m.id)) AS id FROM memories m WHERE m.state='forgotten' AND (m.content<>''
+        OR m.response IS NOT NULL OR m.detail IS NOT NULL OR m.text_key IS NOT NULL OR {_OPEN} <> 0) ORDER BY seq"""
+    )
+
+
+def redactions(db: Database) -> dict[str, set[str | None]]:
+    """Hash of a sealed file before it was changed -> hashes after; None where it was removed."""
+    found: dict[str, set[str | None]] = {}
+    for row in db.all("SELECT old_sha256, new_sha256 FROM redactions"):
+        found.setdefault(row["old_sha256"], set()).add(row["new_sha256"])
+    return found

@@ -38,6 +38,10 @@ def of_source(db: Database, source: str) -> list[int]:
     return _seqs(db, "source=?", source)
 
 
+def batches_of(db: Database, seqs: Iterable[int]) -> set[int]:
+    return {row["batch"] for row in rows(db, seqs)}
+
+
 def of_ids(db: Database, ids: Iterable[str]) -> list[int]:
     """Those of these ids (hex, in full) that are there and not forgotten."""
     return [seq for id_ in ids for seq in _seqs(db, "id=?", bytes.fromhex(id_))]
@@ -75,11 +79,6 @@ def others(db: Database, seqs: set[int]) -> Iterator[dict[str, Any]]:
     for row in db.execute("SELECT * FROM memories WHERE state<>'forgotten' ORDER BY seq"):
         if row["seq"] not in seqs:
             yield dict(row)
-
-
-def is_known(db: Database, id_: str) -> bool:
-    """Whether a memory of this id is there and remembered."""
-    return bool(db.number("SELECT count(*) FROM memories WHERE id=? AND state<>'forgotten'", (bytes.fromhex(id_),)))
 
 
 # -- a file that is dropped again --------------------------------------------------------------------
@@ -153,6 +152,16 @@ def throw_back(db: Database, job: int, reason: str) -> None:
     )
 
 
+def ids_of_job(db: Database, job: int) -> set[str]:
+    """The memories that a job was made of."""
+    rows = db.all("SELECT m.id AS id FROM job_memories jm JOIN memories m ON m.seq=jm.memory WHERE jm.job=?", (job,))
+    return {row["id"].hex() for row in rows}
+
+
+def folders_of_forgotten_jobs(db: Database) -> list[str]:
+    return [row["folder"] for row in db.all("SELECT folder FROM jobs WHERE state='forgotten'")]
+
+
 def erase(db: Database, seqs: Sequence[int], lines: Iterable[str], seed: int) -> int:
     """Empty these rows and remember that their lines were forgotten. Gives how many rows changed."""
     db.executemany(
@@ -166,8 +175,7 @@ def erase(db: Database, seqs: Sequence[int], lines: Iterable[str], seed: int) ->
         [(seq,) for seq in seqs],
     )
     db.execute("DELETE FROM near_bands WHERE memory IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),))
-    touched = {row["batch"] for row in rows(db, seqs)}
-    for batch in touched:  # a held batch of which nothing is left to decide
+    for batch in batches_of(db, seqs):  # a held batch of which nothing is left to decide
         db.execute(
             """UPDATE batches SET state='read', reason=NULL WHERE id=? AND state='held' AND NOT EXISTS (
                 SELECT 1 FROM memories m WHERE m.seq BETWEEN batches.first_seq AND batches.last_seq

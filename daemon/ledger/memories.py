@@ -169,6 +169,10 @@ def window(db: Database, since: str | None) -> tuple[list[int], Iterator[int]]:
     return [row["seq"] for row in recent], (row["seq"] for row in old)
 
 
+def is_there(db: Database, id_: str) -> bool:
+    return bool(db.number("SELECT count(*) FROM memories WHERE id=?", (bytes.fromhex(id_),)))
+
+
 def by_seq(db: Database, seqs: Iterable[int]) -> Iterator[tuple[int, int, str, Memory]]:
     """(seq, batch, id, memory) of these, in their order."""
     for seq in seqs:

@@ -24,6 +24,7 @@ from daemon.readers import (
     plain_text,
     slack,
     telegram,
+    whatsapp,
 )
 from daemon.readers.document import Torn
 from daemon.readers.shape import (
@@ -46,8 +47,7 @@ __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
 STREAM_READERS: tuple[StreamReader, ...] = (
     telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
-    day_one.READER, mail.READER, csv_rows.READER,
-)  # fmt: skip
+    day_one.READER, mail.READER, csv_rows.READER, whatsapp.READER)  # fmt: skip
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (

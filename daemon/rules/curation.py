@@ -125,6 +125,7 @@ class Curation:
     remove_filler: bool
     split_words: int
     marks: re.Pattern[str]
+    own_marks: bool  # others than the defaults, which all begin with a bracket
     prefix: re.Pattern[str]
     modes: dict[str, str]
     default_mode: str
@@ -172,6 +173,7 @@ class Curation:
             remove_filler=flag(replies, "replies.remove_filler"),
             split_words=whole(data["own_text"], "own_text.split_words", 20, 100_000),
             marks=re.compile(marks or r"(?!)", re.IGNORECASE),
+            own_marks=data["marks"] != DEFAULTS["marks"],
             prefix=re.compile(rf"\s*(?:{prefixes}):[ \t]+" if prefixes else r"(?!)"),
             modes=modes,
             default_mode=default_mode,
@@ -305,8 +307,9 @@ def is_assistants(memory: Memory, curation: Curation) -> bool:
 
 def unmarked(text: str, curation: Curation) -> str:
     """Without mode tags, a speaker's prefix, and the mark of a cut. The words stay as they were said."""
-    if "<" in text or "[" in text:
+    if curation.own_marks or "<" in text or "[" in text:
         text = curation.marks.sub("", text)
+    if "[" in text:
         text = _TRUNCATED.sub("", text)
     found = curation.prefix.match(text)
     if found and text[found.end() :].strip():

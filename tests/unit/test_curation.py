@@ -8,8 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.records import Memory
-from daemon.rules.curation import DEFAULTS, Curation, clean, is_long_form, judge, reply, without_filler
+from daemon.records import Memory, Turn
+from daemon.rules.curation import (
+    DEFAULTS,
+    Curation,
+    clean,
+    is_boilerplate,
+    is_long_form,
+    judge,
+    reply,
+    without_filler,
+    without_private,
+)
+from daemon.rules.duplicates import Deduplicator
+from daemon.rules.prompts import Prompts
+from daemon.rules.samples import make_samples
 from daemon.rules.wording import count_words, cut_at_sentence, last_sentence, split_text
 
 CURATION = Curation.default()
@@ -37,6 +50,21 @@ def test_the_file_says_what_the_code_says() -> None:
         ({"replies": {"assistant_sources": "origin"}}, "list of strings"),
         ({"modes": {"dream": "sleepy"}}, "modes.dream is 'sleepy'; allowed are dual"),
         ({"skip": {"tags": ["feedback"]}}, "skip.tags"),
+        ({"skip": {"min_words": -1}}, "skip.min_words is -1; it must be a number from 0"),
+        ({"skip": {"min_word": 1}}, "skip.min_word is no key"),
+        (
+            {"duplicates": {"threshold": 0.1}},
+            "duplicates.threshold is 0.1; it must be a number from 0.5 to 1",
+        ),
+        ({"secrets": {"action": "hide"}}, "secrets.action is 'hide'; allowed are hold, redact, allow"),
+        ({"secrets": {"allow": ["["]}}, "no pattern"),
+        ({"secrets": {"kinds": {"cards": True}}}, "secrets.kinds.cards is no key; allowed are private_key"),
+        ({"secrets": {"kinds": {"card": "on"}}}, "secrets.kinds.card is 'on'; it must be true or false"),
+        ({"secrets": {"kinds": ["card"]}}, "secrets.kinds is ['card']; it must be a table"),
+        ({"personal_data": {"score": 2}}, "personal_data.score is 2"),
+        ({"personal_data": {"language": ""}}, "personal_data.language is ''; it must be a text"),
+        ({"quality": {"short": 0.5}}, "quality.short is 0.5; it must be two numbers"),
+        ({"quality": {"short": [0.5, 0.1]}}, "quality.short is [0.5, 0.1]"),
     ],
 )
 def test_wrong_settings_are_one_sentence(given_: dict[str, Any], says: str) -> None:
@@ -60,7 +88,7 @@ def test_settings_replace_only_what_they_name() -> None:
     ("memory", "reason"),
     [
         (Memory("conversation", "a", response="b"), None),
-        (Memory("operator_feedback", "a"), None),
+        (Memory("operator_feedback", "a b"), None),
         (Memory("conversation", "a", response="b", tags=("x", "Feedback")), "feedback on a reply, no memory"),
         (Memory("conversation", "a", response="b", extra={"reinforcementSignal": -1}), "marked as an unwanted reply"),
         (Memory("conversation", "a", response="b", extra={"reinforcementSignal": 1}), None),
@@ -80,6 +108,153 @@ def test_settings_replace_only_what_they_name() -> None:
 def test_judge(memory: Memory, reason: str | None) -> None:
     verdict = judge(memory, CURATION)
     assert (verdict.keep, verdict.reason) == (reason is None, reason)
+
+
+SIGNS = "nothing but emoji or punctuation"
+
+
+@pytest.mark.parametrize(
+    ("text", "alone", "as_answer"),
+    [
+        ("Tired.", "too short", None),
+        ("ok", "too short", None),
+        ("Ok, thanks", None, None),
+        ("-- 7 days", "too short", None),
+        ("雨", "too short", None),
+        ("下雨了", None, None),
+        ("วันนี้ฝนตกหนักมาก", None, None),
+        ("Heute Regen", None, None),
+        ("😂", SIGNS, SIGNS),
+        ("?!", SIGNS, SIGNS),
+        ("❤️ ❤️ ...", SIGNS, SIGNS),
+        ("1️⃣", "no words, only numbers and signs", None),
+        ("1984", "no words, only numbers and signs", None),
+        ("12 + 30 = 42; 42 * 2 = 84; 84 / 2 = 42; 42 - 30 = 12", "no words, only numbers and signs", None),
+        ("aaaaaaaaa!!", *["the same letter again and again"] * 2),
+        ("哈哈哈哈哈哈", *["the same letter again and again"] * 2),
+        ("hmmmmmm", "too short", None),
+        ("hahahaha no", None, None),
+        ("https://example.org/a?b=1", *["nothing but web addresses"] * 2),
+        ("www.example.org <https://example.org>", *["nothing but web addresses"] * 2),
+        ("See https://example.org for more", None, None),
+        ("aGVsbG8gd29ybGQsIHRoaXMgaXMgYmFzZTY0IGVuY29kZWQgdGV4dA==", *["a block of encoded data"] * 2),
+        ("d41d8cd98f00b204e9800998ecf8427e " * 3, *["a block of encoded data"] * 2),
+        ("def f(x):\n    return [y ** 2 for y in range(x) if y % 2]", None, None),
+        ("/home/ines/projects/engram/source/version12/main.py is the file", None, None),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n| 5 | 6 |\n|---|---|", *["hardly any letters"] * 2),
+        ("Ich heiße Jörg und wohne in Köln", None, None),
+        ("Сегодня идёт дождь", None, None),
+        ("आज बारिश हो रही है", None, None),
+    ],
+)
+def test_what_says_nothing_is_left_out(text: str, alone: str | None, as_answer: str | None) -> None:
+    assert judge(Memory("journal", text), CURATION).reason == alone
+    if as_answer != "hardly any letters":
+        assert judge(Memory("chat", "And you?", response=text), CURATION).reason == as_answer
+
+
+def test_tools_and_tasks_need_no_words() -> None:
+    assert judge(Memory("tool_use", "42", payload={"tool": "x", "outputs": "42"}), CURATION).keep
+    assert judge(Memory("task", "Tidy", payload={"title": "Tidy", "status": "todo"}), CURATION).keep
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "is_one"), [(20, 20, False), (21, 20, True), (9999, 0, False), (1, 1, False)]
+)
+def test_boilerplate(count: int, most: int, is_one: bool) -> None:
+    curation = Curation.from_mapping({"skip": {"recurs_more_than": most}})
+    assert is_boilerplate(count, curation) is is_one
+
+
+CARD = "my card is 4111 1111 1111 1111, or was"
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        Memory("journal", CARD),
+        Memory("conversation", CARD, response="Thank you, noted."),
+        Memory("conversation", "Which card?", response=CARD),
+        Memory("conversation", "Which one?", response="That one there.", context=(Turn("user", CARD),)),
+        Memory("tool_use", "Paid.", payload={"tool": "pay", "inputs": {"note": ["x", {"deep": CARD}]}}),
+        Memory("tool_use", "Paid.", payload={"tool": "pay", "inputs": {"number": 4111111111111111}}),
+    ],
+    ids=["content", "question", "answer", "context", "payload", "number"],
+)
+def test_a_secret_holds_a_memory_wherever_it_stands(memory: Memory) -> None:
+    verdict = judge(memory, CURATION)
+    assert not verdict.keep
+    assert verdict.reason is not None
+    assert verdict.reason.startswith("holds a secret (card number): ")
+    assert judge(memory, Curation.from_mapping({"secrets": {"action": "allow"}})).keep
+    redact = Curation.from_mapping({"secrets": {"action": "redact"}})
+    assert judge(memory, redact).keep
+    shown = without_private(memory, redact)
+    assert "1111" not in repr(shown)
+    assert "[secret: card number]" in repr(shown)
+    cleaned = clean(memory, redact)
+    assert "1111" not in repr(cleaned)
+    assert without_private(memory, CURATION) is memory
+
+
+def test_a_password_under_its_name_in_a_tools_data() -> None:
+    memory = Memory("tool_use", "Logged in.", payload={"tool": "login", "inputs": {"password": "tr0ub4dor"}})
+    assert "(password)" in (judge(memory, CURATION).reason or "")
+    shown = without_private(memory, Curation.from_mapping({"secrets": {"action": "redact"}}))
+    assert shown.payload == {"tool": "login", "inputs": {"password": "[secret: password]"}}
+
+
+# ---- the origin's numbers ---------------------------------------------------------------------------------
+
+
+def test_all_memories_of_the_origin_give_samples() -> None:
+    """907 inner dialogues, 79 conversations, 1,195 others: the origin took 79 of them, here it is all 2,181."""
+    kinds = ("reflection", "dream", "journal", "observation", "summary", "daydream", "audio", "action")
+    things = (
+        "garden",
+        "ferry",
+        "letter",
+        "kitchen",
+        "winter",
+        "mountain",
+        "radio",
+        "market",
+        "orchard",
+        "tram",
+    )
+    deeds = (
+        "thought about",
+        "walked past",
+        "wrote down",
+        "dreamt of",
+        "argued over",
+        "laughed at",
+        "waited for",
+    )
+
+    def text(number: int) -> str:
+        return (
+            f"Today I {deeds[number % 7]} the {things[number % 10]} again, for the {number}th time this year, and it "
+            "seemed to me that nothing of it had changed but myself, which is a small thing to notice."
+        )
+
+    memories = [Memory("inner_dialogue", text(n), source="origin") for n in range(907)]
+    memories += [
+        Memory("conversation", f"Tell me of day {n}.", response=f"Okay, {text(n)}", source="origin")
+        for n in range(79)
+    ]
+    memories += [Memory(kinds[n % len(kinds)], text(2000 + n), source="origin") for n in range(1195)]
+    assert len({memory.id for memory in memories}) == 2181
+    deduplicator, learnt = Deduplicator[str](CURATION.duplicate_threshold), 0
+    for memory in memories:
+        said = memory.content if memory.response is None else f"{memory.content}\n{memory.response}"
+        assert judge(memory, CURATION).reason is None
+        assert deduplicator.seen(memory.id, said) is None
+        made = make_samples(memory, CURATION, Prompts.default(), 7)
+        assert made
+        assert made[0].messages[-1].loss
+        learnt += 1
+    assert learnt == 2181
 
 
 @pytest.mark.parametrize(
@@ -129,6 +304,34 @@ def test_mode(kind: str, said: str | None, mode: str) -> None:
         "I'm just here.",
         "I'm just an airport away.",
         "Social life is slow in winter.",
+        "So it goes.",
+        "So do I.",
+        "So what?",
+        "Sure thing is rare.",
+        "Sure as rain.",
+        "Software, so they say, is eating the world.",
+        "Okayama is a city in Japan.",
+        "OK corral was in Tombstone.",
+        "Ok boomer.",
+        "Certainly true of cats.",
+        "Certainty, not hope.",
+        "Alrighty then.",
+        "All right angles are equal.",
+        "Surelock is a brand.",
+        "Let me start.",
+        "Let me thank you for the cake.",
+        "Let me figure",
+        "As a language teacher, I hear this daily.",
+        "As an airline pilot, she slept in hotels.",
+        "As an AI-free zone, the cabin was loved.",
+        "As an Aide, he knew.",
+        "I'm just here for the soup",
+        "I'm just an aimless walker, mostly.",
+        "Here's what.",
+        "Here's what I found",
+        "Sorry, what?",
+        "Solo travel, mostly.",
+        "Soon, I hope.",
         "",
     ],
 )
@@ -232,15 +435,35 @@ WORDY = "Okay, " + " ".join(["word"] * 50) + ". And more."
 
 @pytest.mark.parametrize(
     ("source", "cleaned"),
-    [("origin", "Word"), ("openai", "Okay, word"), ("alpaca", "Okay, word"), ("pairs", "Okay, word")],
+    [
+        ("origin", "Word"),
+        ("chatgpt", "Word"),
+        ("claude", "Word"),
+        ("gemini", "Word"),
+        ("openai", "Okay, word"),
+        ("alpaca", "Okay, word"),
+        ("pairs", "Okay, word"),
+    ],
 )
-def test_only_replies_of_the_origin_are_shortened(source: str, cleaned: str) -> None:
+def test_only_replies_of_assistants_are_shortened(source: str, cleaned: str) -> None:
     memory = Memory("conversation", WORDY, response=WORDY, source=source)
     result = clean(memory, CURATION, SHORT)
     assert result.response is not None
     assert result.response.startswith(cleaned)
-    assert (count_words(result.response) == 50) == (source == "origin")
+    assert (count_words(result.response) == 50) == cleaned.startswith("W")
     assert result.content == WORDY
+
+
+@pytest.mark.parametrize("source", ["origin", "chatgpt", "claude", "gemini", "whatsapp"])
+def test_what_the_person_wrote_is_never_shortened(source: str) -> None:
+    """`train_on = "me"`: the person's own turn is the answer then."""
+    memory = Memory("conversation", "And then?", response=WORDY, source=source, extra={"author": "person"})
+    assert clean(memory, CURATION, SHORT).response == WORDY
+
+
+def test_marks_of_ones_own_go_too() -> None:
+    curation = Curation.from_mapping({"marks": [r"\(aside\)"]})
+    assert clean(Memory("observation", "(aside) I wonder."), curation).content.strip() == "I wonder."
 
 
 @pytest.mark.parametrize(

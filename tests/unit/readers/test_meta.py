@@ -103,8 +103,9 @@ def test_a_torn_or_large_file_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("odd", [None, 5, 1.5, [], {}, [5], 10**25])
 @pytest.mark.parametrize("key", ["sender_name", "timestamp_ms", "content", "type", "photos", "is_unsent", "reactions"])
 def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
-    got = heard(thread(message(2, **{key: odd}), message(1)))
-    assert sum(isinstance(one, Utterance | LeftOut) for one in got) in ((1, 2) if odd == 10**25 else (2,))
+    got = heard(thread(message(3), message(2, **{key: odd}), message(1)))
+    lost = 2 if odd == 10**25 else 0  # a number that no parser holds ends the file
+    assert sum(isinstance(one, Utterance | LeftOut) for one in got) >= 3 - lost
 
 
 @pytest.mark.parametrize("key", ["participants", "title", "thread_path", "joinable_mode"])

@@ -104,6 +104,6 @@ def test_marks(raw: str, shown: str) -> None:
 @pytest.mark.parametrize("odd", [None, 5, [], {}, [5]])
 @pytest.mark.parametrize("key", ["type", "user", "text", "ts", "subtype", "bot_id", "user_profile", "files"])
 def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
-    raw = json.dumps([message("1705309200.000100"), message("1705309201.000100", **{key: odd})]).encode()
+    raw = json.dumps([message("1705309200.000100"), {**message("1705309201.000100"), key: odd}]).encode()
     got = list(readers.read(io.BytesIO(raw), "2024-01-15.json", len(raw), None))
     assert len(got) == 2

@@ -1,0 +1,344 @@
+"""WhatsApp's exported chats (`.txt`, or `_chat.txt` in a zip), from Android and iOS, in the forms of all regions.
+
+The format is documented nowhere; its forms were collected from published exports and from parsers that people
+keep. A header is a date and a time in brackets (iOS) or before a dash (Android); everything up to the next header
+is its message. The order of day and month is decided over the whole file: by a number above 12, else by the
+order in which times go forward. Left out, each with its reason: notices, media alone, deleted messages, calls.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import BinaryIO, NamedTuple
+
+from daemon.readers import whatsapp_words as words
+from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
+from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
+
+ABOUT = """\
+**WhatsApp.** In a chat: More, Export chat, without media. Drop the `.txt` or the zip as it is. All date orders, 12 and
+24 hours, and the marks that WhatsApp puts between them are read; times have no zone, so `timezone` of the profile
+counts. The order of day and month is decided over the whole file; where nothing in it tells, `day_first` does. Left
+out: notices, media (a caption is kept), deleted messages, calls, polls, places. The name of the chat comes from the
+file's name, so keep it.
+
+```
+12/9/20, 23:55 - Alice: See you tomorrow
+[31/12/2022, 11:40:26] John Doe: A happy new year!
+```
+"""
+
+SOURCE = "whatsapp"
+_BLOCK = 1 << 20  # bytes
+_RUNS = 400  # days that are looked at before the order of day and month counts as decided
+_MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"
+_STRIPPED = _MARKS + " \t\u00a0\u202f\u2009"
+_DAY = rf"\d{{1,4}}[{_MARKS}]?[./-][{_MARKS}]? ?\d{{1,2}}[{_MARKS}]?[./-][{_MARKS}]? ?\d{{1,4}}\.?"
+_CLOCK = r"(?:[^\W\d_]{2}\s?)?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[\s\u202f\u00a0\u2009]?[^\W\d_][^\d\n\]\[:,]{0,9}?)?"
+_FORMS = {
+    "ios": re.compile(rf"\n[{_MARKS} ]*\[({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}({_CLOCK})[{_MARKS}]?\] ?"),
+    "android": re.compile(rf"\n[{_MARKS}]*({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}[{_MARKS}]?({_CLOCK})[{_MARKS}]? [-–] "),
+}
+_NUMBERS = re.compile(r"\d+")
+_COPY = re.compile(r"(?:\s*\(\d+\)|\s+copy|\s+-\s+copy)$", re.IGNORECASE)
+_IN_ANGLES = re.compile(r"[\s\u200e]*<([^<>\n]{3,80})>[\s\u200e]*$")
+_FILE_NAME = re.compile(r"^\S.{0,120}\.[a-z0-9]{2,5} \([^()\n]{4,24}\)$", re.IGNORECASE)
+_YMD2 = "ymd"  # two-digit years first
+
+Order = tuple[int, int, int]  # places of year, month, day among the three numbers
+ORDERS: dict[str, Order] = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), _YMD2: (0, 1, 2)}
+
+
+class Found(NamedTuple):
+    """How dates are written in one file."""
+
+    form: str
+    order: Order
+    ambiguous: bool
+
+
+# ---- what kind of file ----------------------------------------------------------------------------
+
+
+def _claims(sniff: Sniff) -> bool:
+    text = "\n" + sniff.text[:20_000]
+    for form, pattern in _FORMS.items():
+        parts = pattern.split(text)
+        if len(parts) < 4 or sum(1 for line in parts[0].split("\n") if line.strip()) > 20:
+            continue
+        names = [body.partition(": ")[0] for body in parts[3::3] if ": " in body.split("\n", 1)[0]]
+        if form == "ios" and _is_signal(parts):
+            continue
+        levels = sum(name.strip() in words.LOG_LEVELS for name in names)
+        if names and levels * 2 < len(names):
+            return True
+        if form == "android" and len(parts) >= 4 and not names and len(parts) <= 10:
+            return True  # notices alone: an empty chat
+    return False
+
+
+def _is_signal(parts: list[str]) -> bool:
+    """signal-export writes `[2019-05-29, 15:04] Me: text`: an ISO date and no seconds, which WhatsApp never does."""
+    return all(day[:4].isdigit() and clock.count(":") == 1 for day, clock in zip(parts[1::3], parts[2::3], strict=True))
+
+
+# ---- the order of day and month -------------------------------------------------------------------
+
+
+def _numbers(day: str) -> tuple[int, int, int] | None:
+    found = [int(number) for number in _NUMBERS.findall(day)]
+    return (found[0], found[1], found[2]) if len(found) == 3 else None
+
+
+def _dated(numbers: tuple[int, int, int], order: Order) -> date | None:
+    year, month, day = (numbers[place] for place in order)
+    try:
+        return date(year + 2000 if year < 100 else year, month, day)
+    except ValueError:
+        return None
+
+
+def _form_of(stream: BinaryIO, limits: Limits) -> str:
+    block = "\n" + stream.read(_BLOCK).decode("utf-8", "replace").replace("\r\n", "\n")
+    return max(_FORMS, key=lambda form: len(_FORMS[form].findall(block)))
+
+
+def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
+    """One pass, that ends once the order is plain."""
+    start = stream.tell()
+    form = _form_of(stream, limits)
+    stream.seek(start)
+    days: list[tuple[int, int, int]] = []
+    last = ""
+    for block in _blocks(stream, limits):
+        for day, _ in _FORMS[form].findall(block):
+            if day != last:
+                last = day
+                numbers = _numbers(day)
+                if numbers is not None:
+                    days.append(numbers)
+        if len(days) > _RUNS and any(max(one[0], one[1]) > 12 for one in days):
+            break
+    stream.seek(start)
+    order, ambiguous = decided(days, facts.locale.day_first)
+    return Found(form, order, ambiguous)
+
+
+def decided(days: list[tuple[int, int, int]], day_first: bool | None) -> tuple[Order, bool]:
+    """(order, whether nothing in the file told it) from the dates of a chat in their order."""
+    if days and sum(one[0] > 999 for one in days) * 2 > len(days):
+        return ORDERS[_YMD2], False
+    scores: dict[str, tuple[int, int]] = {}
+    for name, order in ORDERS.items():
+        dated = [_dated(one, order) for one in days]
+        good = [one for one in dated if one is not None]
+        back = sum(later < earlier for earlier, later in zip(good, good[1:], strict=False))
+        scores[name] = (len(dated) - len(good), back)
+    usual = "dmy" if day_first is not False else "mdy"
+    best = min((usual, "dmy", "mdy", _YMD2), key=lambda name: scores[name])
+    if best == _YMD2 and (scores["dmy"][0] == 0 or scores["mdy"][0] == 0) and len(days) < 3:
+        best = min((usual, "dmy", "mdy"), key=lambda name: scores[name])
+    ambiguous = scores["dmy"] == scores["mdy"] and best != _YMD2 and any(one[0] != one[1] for one in days)
+    return ORDERS[best], ambiguous
+
+
+# ---- times ----------------------------------------------------------------------------------------
+
+
+class _Times:
+    """Dates and times of one file, each worked out once."""
+
+    def __init__(self, order: Order, zone: tzinfo) -> None:
+        self._order, self._zone = order, zone
+        self._days: dict[str, tuple[str, list[str] | None] | None] = {}
+        self._clocks: dict[str, tuple[int, str] | None] = {}
+
+    def of(self, day: str, clock: str) -> tuple[str, str] | None:
+        """(local ISO time, UTC); None where it is no date or no time."""
+        known = self._days[day] if day in self._days else self._day(day)
+        when = self._clocks[clock] if clock in self._clocks else self._clock(clock)
+        if known is None or when is None:
+            return None
+        iso, hours = known
+        hour, rest = when
+        local = f"{iso}T{hour:02}{rest}"
+        if hours is not None:
+            return local, f"{hours[hour]}{rest}Z"
+        moment = datetime.fromisoformat(local).replace(tzinfo=self._zone).astimezone(UTC)
+        return local, moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _day(self, text: str) -> tuple[str, list[str] | None] | None:
+        numbers = _numbers(text)
+        found = None if numbers is None else _dated(numbers, self._order)
+        if found is None or not 1990 <= found.year < 2200:
+            self._days[text] = None
+            return None
+        midnight = datetime(found.year, found.month, found.day, tzinfo=self._zone)
+        offset, later = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
+        hours: list[str] | None = None
+        if offset is not None and offset == later and not offset.total_seconds() % 3600:
+            begin = midnight.replace(tzinfo=UTC) - offset
+            hours = [(begin + timedelta(hours=n)).strftime("%Y-%m-%dT%H") for n in range(24)]
+        self._days[text] = found.isoformat(), hours
+        return self._days[text]
+
+    def _clock(self, text: str) -> tuple[int, str] | None:
+        numbers = [int(number) for number in _NUMBERS.findall(text)]
+        half = _NUMBERS.sub("", text).strip(_STRIPPED + ":.").casefold()
+        hour, minute, second = [*numbers, 0][:3] if len(numbers) in (2, 3) else (99, 0, 0)
+        if half and 1 <= hour <= 12:
+            if half.startswith(words.AFTERNOON) and not half.startswith(words.FORENOON):
+                hour = hour % 12 + 12
+            elif half.startswith(words.FORENOON):
+                hour %= 12
+        good = hour < 24 and minute < 60 and second < 60
+        if len(self._clocks) > 100_000:
+            self._clocks.clear()
+        self._clocks[text] = (hour, f":{minute:02}:{second:02}") if good else None
+        return self._clocks[text]
+
+
+# ---- messages -------------------------------------------------------------------------------------
+
+
+def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
+    """Pieces of whole lines, each with a line end in front of its first line and none behind its last."""
+    rest = b""
+    while data := stream.read(_BLOCK):
+        data = rest + data
+        cut = data.rfind(b"\n")
+        if cut < 0 and len(data) < limits.max_line_bytes:
+            rest = data
+            continue
+        cut = len(data) if cut < 0 else cut
+        text = data[:cut].decode("utf-8", "replace")
+        rest = data[cut + 1 :]
+        yield "\n" + (text.replace("\r\n", "\n") if "\r" in text else text).replace("\x00", "")
+    if rest:
+        yield "\n" + rest.decode("utf-8", "replace").replace("\r", "").replace("\x00", "")
+
+
+def _messages(stream: BinaryIO, form: str, times: _Times, limits: Limits) -> Iterator[tuple[str, str, str, str, str] | str]:
+    """(raw day, raw clock, local time, UTC, body); a text that belongs to no header is given alone."""
+    split, of = _FORMS[form].split, times.of
+    open_: tuple[str, str, str, str, str] | None = None
+    for block in _blocks(stream, limits):
+        parts = split(block)
+        if parts[0]:
+            if open_ is None:
+                yield parts[0]
+            elif len(open_[4]) < limits.max_line_bytes:
+                open_ = (*open_[:4], open_[4] + parts[0])
+        for at in range(1, len(parts), 3):
+            day, clock = parts[at], parts[at + 1]
+            when = of(day, clock)
+            if when is None:  # no such date: a line of the message before
+                shown = f"\n{day}, {clock} - {parts[at + 2]}"
+                open_ = (*open_[:4], open_[4] + shown) if open_ else None
+                continue
+            if open_ is not None:
+                yield open_
+            open_ = (day, clock, *when, parts[at + 2])
+    if open_ is not None:
+        yield open_
+
+
+def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
+    found = _learnt(stream, facts, limits)
+    chat = conversation(facts)
+    if found.ambiguous:
+        yield LeftOut("whether the day or the month comes first cannot be told from this file: the day was taken; "
+                      "[profiles.<name>] day_first decides")  # fmt: skip
+    names: dict[str, str] = {}
+    ios = found.form == "ios"
+    number = 0
+    for one in _messages(stream, found.form, _Times(found.order, facts.locale.zone or UTC), limits):
+        number += 1
+        if type(one) is str:
+            if one.strip():
+                yield BadItem(f"message {number}", "text in front of the first message")
+            continue
+        day, clock, local, utc, body = one
+        name, colon, text = body.partition(": ")
+        raw = f"{day}, {clock}"
+        speaker = names.get(name)
+        if speaker is None:
+            speaker = name.strip(_STRIPPED).removeprefix("~").strip(_STRIPPED)
+            if not colon or "\n" in name or '"' in name or "“" in name or "«" in name or len(name) > 100:
+                reason = "an empty message, or one that could be seen once" if name.endswith(":") else "a notice of WhatsApp"
+                yield LeftOut(reason, "", body[:300], raw, utc, False, f"message {number}")
+                continue
+            names[name] = speaker
+        reason, text = _weighed(text, ios)
+        if reason is None:
+            yield Utterance(SOURCE, chat, speaker, text, raw, utc, False, None, local)
+        else:
+            yield LeftOut(reason, speaker, text[:300], raw, utc, False, f"message {number}")
+    if not number:
+        raise Refused("no message could be read in this chat")
+
+
+def _weighed(text: str, ios: bool) -> tuple[str | None, str]:
+    """(why a message is no memory, or None; its text as it was said)."""
+    if not text or text.isspace():
+        return "an empty message, or one that could be seen once", ""
+    first, last = text[0], text[-1]
+    if first.isalnum() and last not in ">)\u200e" and len(text) > 60 and first.isascii():
+        return None, text
+    if first == "\u200e" and ios:
+        return _why_marked(text.strip(_STRIPPED)), text.strip(_STRIPPED)
+    text = text.strip(_STRIPPED + "\n")
+    if last in ">\u200e" and (found := _IN_ANGLES.search(text)):
+        inner = found[1].casefold()
+        rest = text[: found.start()].strip(_STRIPPED + "\n")
+        if any(word in inner for word in words.EDITED):
+            text = rest
+        elif rest:
+            return None, rest  # a caption, and what was attached to it
+        else:
+            return "media", text
+    lowered = text.casefold()
+    if lowered in words.MEDIA or lowered in words.CALLS or lowered in words.DELETED:
+        return _why_marked(text), text
+    head, _, caption = text.partition("\n")
+    head = head.strip(_STRIPPED)
+    if last == ")" or caption:
+        if head.casefold().endswith(words.ATTACHED) or _FILE_NAME.match(head) and "-WA" in head:
+            caption = caption.strip(_STRIPPED + "\n")
+            return (None, caption) if caption else ("media", text)
+    if lowered.startswith(words.PLACES):
+        return "a place on the map", text
+    if lowered.startswith("poll:\n") or lowered.startswith("umfrage:\n") or lowered.startswith("encuesta:\n"):
+        return "a poll", text
+    return (None, text) if text else ("an empty message, or one that could be seen once", "")
+
+
+def _why_marked(text: str) -> str:
+    """What a text is that WhatsApp wrote in a person's place."""
+    lowered = text.casefold()
+    if lowered in words.DELETED:
+        return "a deleted message"
+    if lowered in words.CALLS:
+        return "a call"
+    if lowered in words.MEDIA or text.startswith("<") or lowered.endswith(("omitted", "weggelassen")):
+        return "media"
+    return "a notice of WhatsApp, or media"
+
+
+def conversation(facts: FileFacts) -> str:
+    """The name of the chat, the same for each copy of its export."""
+    for name in (facts.name, facts.container):
+        stem = name.rpartition("/")[2]
+        for suffix in (".txt", ".zip", ".gz"):
+            stem = stem[: -len(suffix)] if stem.casefold().endswith(suffix) else stem
+        while (shorter := _COPY.sub("", stem).strip()) != stem:
+            stem = shorter
+        lowered = stem.casefold()
+        prefix = next((one for one in words.FILE_PREFIXES if lowered.startswith(one)), "")
+        stem = stem[len(prefix) :].strip()
+        if stem and stem.casefold() not in ("_chat", "chat", "whatsapp chat"):
+            return stem
+    return "chat"
+
+
+READER = StreamReader(SOURCE, _claims, _read)
