@@ -18,6 +18,7 @@ from daemon.logs import get_logger
 from daemon.records import BadItem, LeftOut, Memory, Refused
 from daemon.rules import planning
 from daemon.rules.curation import judge
+from daemon.rules.duplicates import text_key
 from daemon.rules.needles import Needles
 from daemon.rules.sessions import NeedsOwner, Sessions, without_known
 from daemon.world import World
@@ -219,7 +220,8 @@ class Ingestion:
         if verdict.keep and planning.is_held_out(id_, self._world.settings.jobs.held_out_percent, enough=enough):
             state, reason = "held_out", "kept for measuring"
         open_.skipped += not verdict.keep
-        return id_, memory, state, reason, None
+        learnt = memory.content if memory.response is None else memory.response
+        return id_, memory, state, reason, text_key(learnt)
 
     def _close(self, open_: _Open, now: str) -> bool:
         """Make the batch visible, or refuse it. False while staged rows of a refused one are left."""

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 from pydantic import ValidationError
@@ -28,16 +28,41 @@ def stage(jobs: Path, job: int) -> Path:
 
 def write_lines(path: Path, items: Iterable[contract.Sample] | Iterable[contract.Probe]) -> str:
     """One JSON line each, sealed. Gives the SHA-256 of the file."""
-    digest = hashlib.sha256()
-    with open(path, "xb") as file:
+    with Lines(path) as lines:
         for item in items:
-            line = item.model_dump_json(exclude_defaults=True).encode() + b"\n"
-            digest.update(line)
-            file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+            lines.add(item)
+    return lines.sha256
+
+
+class Lines:
+    """A JSONL of samples or probes, written one by one and sealed at the end; `sha256` is that of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "xb")  # noqa: SIM115 (closed by the with that this is used in)
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def add(self, item: contract.Sample | contract.Probe) -> None:
+        line = item.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        self._digest.update(line)
+        self._file.write(line)
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _seal(self._file, self._path)
+
+
+def _seal(file: BinaryIO, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
     path.chmod(0o400)
-    return digest.hexdigest()
 
 
 class JsonList:
@@ -57,10 +82,7 @@ class JsonList:
 
     def __exit__(self, *_: object) -> None:
         self._file.write(b"\n]\n" if self._lines else b"[]\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._path.chmod(0o400)
+        _seal(self._file, self._path)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

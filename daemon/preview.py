@@ -6,17 +6,18 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from daemon import jobdir, supervisor
-from daemon.dataset import Dataset, Entry, Row, said_in
+from daemon.dataset import Dataset, Row, said_in
 from daemon.ledger import Database, memories
+from daemon.records import Memory
 from daemon.rules import planning, quality, selection
 from daemon.rules.wording import count_words
 from trainer import base_files, names
-from trainer.contract import JobSpec, TrainingRecipe
+from trainer.contract import JobSpec, Sample, TrainingRecipe
 
 EXAMPLES = 20
 _BORDERS = (5, 10, 20, 40, 80, 160, 300, 600)  # words, of the histogram of lengths
@@ -29,12 +30,13 @@ def rows_of(db: Database, window: selection.Window | None, now: str, seed: int, 
         seqs = [] if not waiting else [
             row[0] for row in memories.waiting_of(db, [one["batch"] for one in waiting], most)
         ]  # fmt: skip
-        return seqs, {"what": "next job", "memories": len(seqs)}
+        return seqs, {"what": "next job", "cycle": None, "memories": len(seqs)}
     since = None if window.days_recent is None else selection.cutoff(now, window.days_recent)
     recent, old = memories.window(db, since)
     chosen = selection.choose(recent, old, window, seed)
     return chosen.seqs, {
-        "what": "foundation" if since is None else "cycle", "since": since, "recent": chosen.recent,
+        "what": "foundation" if since is None else "monthly cycle",
+        "cycle": "foundation" if since is None else "monthly", "since": since, "recent": chosen.recent,
         "old": chosen.old, "memories": len(chosen.seqs), "left_out_recent": chosen.left_out_recent,
         "left_out_old": chosen.left_out_old,
     }  # fmt: skip
@@ -42,6 +44,7 @@ def rows_of(db: Database, window: selection.Window | None, now: str, seed: int, 
 
 def report(
     dataset: Dataset, rows: Iterable[Row], recipe: TrainingRecipe, scratch: Path, *, mode: str | None = None,
+    cycle: Literal["foundation", "monthly"] | None = None, new: int | None = None,
     out: Path | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """All figures of a preview. `scratch`: a private folder on the home's disk; nothing stays in it.
@@ -52,10 +55,10 @@ def report(
     try:
         figures = _Figures(dataset)
         tell("making samples")
-        samples_sha256 = jobdir.write_lines(
-            folder / names.SAMPLES, (sample for entry in figures.counted(rows, mode) for sample in entry.samples)
-        )
-        found = figures.told()
+        with jobdir.Lines(folder / names.SAMPLES) as lines:
+            judged = quality.metrics(figures.counted(rows, mode, lines), dataset.curation, cycle, new)
+        samples_sha256 = lines.sha256
+        found = figures.told() | {"quality": judged.as_dict()}
         if out is not None:
             shutil.copyfile(folder / names.SAMPLES, out)
             os.chmod(out, 0o600)
@@ -75,10 +78,12 @@ class _Figures:
         self._dataset = dataset
         self._by: dict[str, Counter[str]] = {key: Counter() for key in ("type", "mode", "source", "month")}
         self._lengths: list[int] = []
-        self._quality = quality.Measure(dataset.curation)
         self._samples = 0
 
-    def counted(self, rows: Iterable[Row], mode: str | None) -> Iterable[Entry]:
+    def counted(
+        self, rows: Iterable[Row], mode: str | None, lines: jobdir.Lines
+    ) -> Iterator[tuple[Memory, Sequence[Sample]]]:
+        """Writes the samples on the way."""
         curation = self._dataset.curation
         wanted = (row for row in rows if mode is None or curation.mode(row[3]) == mode)
         for entry in self._dataset.entries(wanted):
@@ -88,9 +93,10 @@ class _Figures:
             self._by["source"][memory.source] += 1
             self._by["month"][(memory.time or "unknown")[:7]] += 1
             self._lengths.append(count_words(said_in(memory)))
-            self._quality.add(memory, entry.samples)
             self._samples += len(entry.samples)
-            yield entry
+            for sample in entry.samples:
+                lines.add(sample)
+            yield memory, entry.samples
 
     def told(self) -> dict[str, Any]:
         lengths = sorted(self._lengths)
@@ -103,7 +109,6 @@ class _Figures:
                 "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1],
                 "histogram": _histogram(lengths),
             } if lengths else None,
-            "quality": self._quality.told(),
         }  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
         try:
             found = preview.report(
                 dataset, memories.by_seq(db, seqs), settings.recipe(args.profile), home.state, mode=args.mode,
+                cycle=chosen["cycle"], new=chosen.get("recent"),
                 out=args.out, tell=_tell,
             )  # fmt: skip
         except OSError as error:
@@ -104,10 +105,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         for name, number in words["histogram"].items():
             yield f"  {name:>12}  {drawing.bar(number, most)} {number:,}"
     yield ""
-    rows = [tuple(one.values()) for one in found["quality"]["metrics"]]
+    rows = [_row(one) for one in found["quality"]["metrics"]]
     yield drawing.table(("quality", "figure", "after", "target", "verdict"), rows)
-    for reason in found["quality"]["reasons"]:
-        yield f"  {found['quality']['verdict']}: {reason}"
+    yield from (f"  {reason}" for reason in found["quality"]["reasons"])
     yield ""
     for title, reasons in (("left out now", found["left_out"]), ("left out when it was read", found["left_out_before"])):
         if reasons:
@@ -117,6 +117,16 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         if number:
             yield f"  {number:>7,}  {title} memories that the selection does not take"
     yield from _plan_lines(found)
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    """A metric as text: counts as numbers, all else as shares."""
+    count = one["metric"].endswith("memories")
+
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value:,.0f}" if count else f"{value:.1%}"
+
+    return one["metric"], text(one["figure"]), text(one["after"]), one["target"], one["verdict"]
 
 
 def _plan_lines(found: dict[str, Any]) -> Iterator[str]:

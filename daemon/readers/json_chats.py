@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, tzinfo
 from functools import lru_cache
 from itertools import islice
+from operator import le
 from typing import Any, BinaryIO
 
 import ijson
@@ -31,7 +32,9 @@ _KEY = b'"messages"'
 _OPENS = re.compile(rb'"messages"\s*:\s*\[')
 _CUT_KEY = re.compile(rb'"[a-z_]{0,12}(?:"\s{0,60}:?\s{0,60})?\Z')  # a key that may go on in the next piece
 _NO_BRACKET = bytes(set(range(256)) - set(b'"[]{}'))
-_MINUTES = tuple(f"{second // 60:02d}:{second % 60:02d}Z" for second in range(3600))
+MINUTES = tuple(  # and seconds, of each second of an hour
+    f"{second // 60:02d}:{second % 60:02d}Z" for second in range(3600)
+)
 _FARTHEST = 7_000_000_000  # seconds; beyond it a number is no unix time in seconds
 
 Header = dict[str, Any]
@@ -279,12 +282,14 @@ def _sorted(held: list[tuple[float | None, Heard]], falling: bool) -> Iterator[H
     if falling:
         held.reverse()
     now = float("-inf")
-    keys: list[tuple[float, int]] = []
-    for place, (when, _) in enumerate(held):
-        now = now if when is None else when
-        keys.append((now, place))
-    keys.sort()
-    return (held[place][1] for _, place in keys)
+    times: list[float] = []
+    for when, _ in held:
+        now = now if when is None else when  # what has no time stays behind the one before it
+        times.append(now)
+    if all(map(le, times, times[1:])):
+        return (one for _, one in held)
+    order = sorted(range(len(held)), key=times.__getitem__)
+    return (held[place][1] for place in order)
 
 
 # ---- times ------------------------------------------------------------------------------------------
@@ -295,12 +300,13 @@ def utc(seconds: int) -> str | None:
     if not -_FARTHEST < seconds < _FARTHEST:
         return as_utc(seconds)
     hour, second = divmod(seconds, 3600)
-    first = _hour(hour)
-    return None if first is None else first + _MINUTES[second]
+    first = hour_of(hour)
+    return None if first is None else first + MINUTES[second]
 
 
 @lru_cache(maxsize=4096)
-def _hour(hour: int) -> str | None:
+def hour_of(hour: int) -> str | None:
+    """"2024-01-15T09:" of a number of hours since 1970; with one of `MINUTES` it is a time."""
     time = as_utc(hour * 3600)
     return None if time is None else time[:14]
 

@@ -190,7 +190,7 @@ def sender(raw: bytes) -> tuple[str, str]:
         name, address = parseaddr(" ".join(text.split()))
     except (ValueError, IndexError, TypeError, AttributeError):
         name, address = "", ""
-    if not address and (found := re.search(r"[\w.+-]{1,80}@[\w.-]{1,80}", text)):
+    if (not address or " " in address) and (found := re.search(r"[\w.+-]{1,80}@[\w.-]{1,80}", text)):
         address, name = found[0], text[: found.start()].strip(" <\"'")
     name = header_text(name.encode("utf-8", "replace")).strip("\"' ")
     return ("" if name.lower() == address.lower() else name), header_text(address.encode("utf-8", "replace")).lower()

@@ -26,8 +26,9 @@ _VERBS = (
 _WROTE = re.compile(rf"(?:{_VERBS})\b.{{0,120}}[:：]$", re.IGNORECASE)
 _EXACT = re.compile(r"@|\d[:h]\d\d")
 _DAY = re.compile(r"\b(?:19|20)\d\d\b|\d[./-]\d{1,2}[./-]\d\d")
+_ADDRESSED = re.compile(r"\d[:h]\d\d[^@\n]{0,80}<[^@\s<>]{1,80}@[^@\s<>]{1,80}>\)?\s?:$")  # no verb: Russian
 _OPENING = re.compile(
-    r"(?:On|Am|Le|El|Il|Em|Op|Den|Dne|Dnia|W dniu|På|Mon|Tue|Wed|Thu|Fri|Sat|Sun|\d{1,4}[./-])\b|\S+@"
+    r"(?:On|Am|Le|El|Il|Em|Op|Den|Dne|Dnia|W dniu|På|Mon|Tue|Wed|Thu|Fri|Sat|Sun|\d{1,4}[./-])\b|[^<\s]\S*@"
 )
 _SEPARATOR = re.compile(
     r"[-_*>\s]{0,40}(?:Original Message|Original-Nachricht|Ursprüngliche Nachricht|Message d'origine|Message original"
@@ -135,7 +136,7 @@ _TO_THE_END = re.compile(r"divRplyFwdMsg|OutlookMessageHeader|yahoo_quoted", re.
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _VOID = frozenset(("br", "hr", "img", "input", "meta", "link", "col", "wbr", "area", "base"))
 _PARAGRAPHS = frozenset(("p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "hr"))
-_LINES = frozenset(("br", "div", "tr", "li", "section", "article", "pre", "dt", "dd", "center"))
+_LINES = frozenset(("div", "tr", "li", "section", "article", "pre", "dt", "dd", "center"))
 _SPACE = re.compile(r"[ \t\r\n\f\xa0]+")
 _AROUND_BREAK = re.compile(r" ?\n ?")
 
@@ -166,8 +167,14 @@ def words_of_html(text: str) -> str:
                 continue
         if name in _PARAGRAPHS:
             out.append("\n\n")
-        elif name in _LINES and (not tag[1] or name == "div"):
-            out.append("\n- " if name == "li" else "\n")
+        elif name == "br":
+            out.append("\n")
+        elif name in _LINES:
+            while out and out[-1] in ("", " "):
+                out.pop()
+            if out and not out[-1].endswith("\n"):
+                out.append("\n")  # a block that ends where the next begins is one line end
+            out.append("- " if name == "li" and not tag[1] else "")
         elif name in ("td", "th"):
             out.append(" ")
     if not unseen:
@@ -210,7 +217,7 @@ def own_words(text: str) -> str:
 def _ends_here(lines: list[str], number: int, line: str, bare: str) -> bool:
     """Whether from this line on nothing is the person's own."""
     if bare == "--":
-        rest = [one for one in lines[number + 1 :] if one.strip() and not one.startswith(">")]
+        rest = [one for one in lines[number + 1 : number + 60] if one.strip() and not one.startswith(">")]
         return line.startswith("-- ") or len(rest) <= LONGEST_SIGNATURE
     if len(bare) < 120 and _SEPARATOR.fullmatch(bare):
         return True
@@ -235,7 +242,7 @@ def _attribution(lines: list[str], number: int) -> int | None:
         if not line or line.startswith(">") or len(line) > 300:
             break
         joined = f"{line} {joined}".strip()
-        if not _WROTE.search(joined):
+        if not (_WROTE.search(joined) or (quoted and _ADDRESSED.search(joined))):
             continue
         opens = _OPENING.match(line) is not None
         if _EXACT.search(joined) or (quoted and _DAY.search(joined)):

@@ -45,6 +45,7 @@ _MEDIA = {
     "photos": "a photo", "videos": "a video", "audio_files": "a sound", "gifs": "an animation", "files": "a file",
     "sticker": "a sticker", "share": "a share", "media": "a file", "magic_words": "an effect",
 }  # fmt: skip
+_SPECIAL = frozenset(("is_unsent", "isUnsent", "is_taken_down", "call_duration", "type"))  # want a closer look
 _SYSTEM_TYPES = frozenset(("Subscribe", "Unsubscribe", "Plan", "Payment", "Call", "Admin", "Poll"))
 
 # What Facebook writes in the name of a person, behind the name or "You". It must be the whole message.
@@ -206,14 +207,23 @@ def _heard(message: dict[str, Any], thread: _Thread, where: str) -> tuple[float 
         stamp = None
     text = get("content")
     text = text if text is not None else get("text")
-    text = normal_text(repaired(text)) if type(text) is str else ""
+    text = normal_text(repaired(text)) if type(text) is str and text else ""
     when = float(stamp) if stamp is not None and time is not None else None
-    why = _why_not(message, name, text)
-    if why is not None:
-        return when, LeftOut(why, name, text[:200], raw, time, True, where)
-    return when, Utterance(
+    plain = text != "" and _SPECIAL.isdisjoint(message)
+    if not plain or text.startswith(_openings(name)) or text[-1] == "." or text.isspace():
+        why = _why_not(message, name, text)
+        if why is not None:
+            return when, LeftOut(why, name, text[:200], raw, time, True, where)
+    return when, tuple.__new__(Utterance, (  # without its argument handling, which shows at many messages
         NAME, thread.conversation, name, text, raw, time, True, None, raw, None, None, None, thread.group, where
-    )
+    ))  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _openings(name: str) -> tuple[str, ...]:
+    """What a notice about this person can begin with."""
+    mine = (part for part in (name, name.partition(" ")[0]) if part)
+    return (*mine, *_ALONE_BEGINS)
 
 
 def _why_not(message: dict[str, Any], name: str, text: str) -> str | None:

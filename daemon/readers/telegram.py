@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ijson
 
 from daemon.readers.dates import zoned_time
-from daemon.readers.json_chats import BROKEN, PIECE, Chats, Feed, Header, broken, local, utc
+from daemon.readers.json_chats import BROKEN, MINUTES, PIECE, Chats, Feed, Header, broken, hour_of, local
 from daemon.readers.shape import FileFacts, Limits, Locale, Sniff, StreamReader, normal_text
 from daemon.records import BadItem, Heard, LeftOut, Utterance
 
@@ -135,8 +135,10 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterator[Heard]
             continue
         get = message.get
         raw = get("date_unixtime")
-        if type(raw) is str and raw.isdecimal() and len(raw) < 11 and raw.isascii():
-            time, known = utc(int(raw)), True
+        if type(raw) is str and len(raw) < 11 and raw.isdecimal():
+            seconds = int(raw)
+            first = hour_of(seconds // 3600)
+            time, known = first and first + MINUTES[seconds % 3600], True
         else:
             raw, time, known = _other_time(message, facts.locale)
         text = get("text")

@@ -254,7 +254,7 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
     number = 0
     for one in _messages(stream, found.form, _Times(found.order, facts.locale.zone or UTC), limits):
         number += 1
-        if type(one) is str:
+        if isinstance(one, str):
             if one.strip():
                 yield BadItem(f"message {number}", "text in front of the first message")
             continue
@@ -269,11 +269,11 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
                 yield LeftOut(reason, "", body[:300], raw, utc, False, f"message {number}")
                 continue
             names[name] = speaker
-        reason, text = _weighed(text, ios)
-        if reason is None:
+        why, text = _weighed(text, ios)
+        if why is None:
             yield Utterance(SOURCE, chat, speaker, text, raw, utc, False, None, local)
         else:
-            yield LeftOut(reason, speaker, text[:300], raw, utc, False, f"message {number}")
+            yield LeftOut(why, speaker, text[:300], raw, utc, False, f"message {number}")
     if not number:
         raise Refused("no message could be read in this chat")
 

@@ -14,6 +14,7 @@ The form of signatures and bands is that of a stored index: to change a constant
 
 import re
 import unicodedata
+from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING, Generic, TypeVar
 from zlib import crc32
@@ -106,6 +107,12 @@ def bands(signed: Signature) -> list[int]:
         (int.from_bytes(raw[at : at + width], "little") * _SPREAD + salt * (at + 1)) % _PRIME
         for at in range(0, 8 * BINS, width)
     ]
+
+
+def text_key(text: str) -> int | None:
+    """A whole number below 2^61 for the words of a text: what recurs word for word has the same. None without words."""
+    raw = " ".join(words_of(text)).encode("utf-8", "replace")
+    return int.from_bytes(blake2b(raw, digest_size=8).digest(), "big") % _PRIME if raw else None
 
 
 def bands_of(text: str) -> list[int]:

@@ -91,7 +91,7 @@ def test_bands_are_the_same_in_another_process() -> None:
         cwd=Path(__file__).parents[2], env={"PYTHONHASHSEED": "5"},
     )  # fmt: skip
     assert done.stdout.strip() == str(bands_of(LONG))
-    assert bands_of(LONG)[:2] == [1, 2]
+    assert bands_of(LONG)[:2] == [1274395357700455328, 1657363370761205128]  # an index on disk holds them
 
 
 def _texts(count: int, draw: random.Random) -> list[str]:

@@ -1,5 +1,6 @@
 """Secrets: what is found, what only looks like one, and that the look is quick on any text."""
 
+import itertools
 import random
 import sys
 import time
@@ -74,6 +75,8 @@ ARMOUR = "\n".join([made(64)] * 4)
         ("password", "Das Passwort lautet ", "Sommer99!", "."),
         ("password", "le mot de passe: ", "ch4t-noir", ""),
         ("password", "пароль: ", "qwe123rty", ""),
+        ("password", "Mot de passe: ", "ch4t-noir", ""),
+        ("password", "pAsSwOrD: ", "Winter2024", ""),
         ("password", "DB_PASSWORD=", "p4ssw0rd-x", "\n"),
         ("password", "{'pwd': '", "a1b2c3d4", "'}"),
         ("password", "api_key: ", "q7w2e9r4t1y8u3i6", ""),
@@ -174,7 +177,7 @@ def test_the_quick_look_misses_nothing(text: str) -> None:
     found = find(text + " ")
     assert not found or suspicious(text + " ")
     assert all(0 <= one.start < one.end <= len(text) + 1 for one in found)
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_no_text_is_slow(piece: str) -> None:
 
 def test_most_texts_need_only_the_quick_look() -> None:
     draw = random.Random(3)
-    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(2000)]
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(4, 9))) for _ in range(2000)]
     texts = [" ".join(draw.choices(words, k=50)) for _ in range(2000)]
     assert sum(map(suspicious, texts)) < 60
 

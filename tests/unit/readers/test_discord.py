@@ -49,7 +49,8 @@ def test_a_group_is_told_from_two() -> None:
 
 
 def test_a_reply_counts_and_a_name_falls_back() -> None:
-    (one,) = heard(channel(message(1, type="Reply", author={"id": "12", "name": "bo", "nickname": None, "isBot": False})))
+    author = {"id": "12", "name": "bo", "nickname": None, "isBot": False}
+    (one,) = heard(channel(message(1, type="Reply", author=author)))
     assert (one.speaker, one.speaker_id) == ("bo", "12")
 
 
@@ -61,8 +62,10 @@ def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
     assert all(isinstance(one, Utterance | LeftOut) for one in got)
 
 
-PACKAGE = [{"ID": 700000000000000000 + n, "Timestamp": f"2023-01-05 12:{n:02d}:00", "Contents": f"n{n}", "Attachments": ""}
-           for n in range(9, -1, -1)]  # fmt: skip
+PACKAGE = [
+    {"ID": 700000000000000000 + n, "Timestamp": f"2023-01-05 12:{n:02d}:00", "Contents": f"n{n}", "Attachments": ""}
+    for n in range(9, -1, -1)
+]
 
 
 def test_the_package_is_turned_round_also_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +93,7 @@ def test_a_zip_of_the_package_names_its_channels() -> None:
 
 
 def test_a_torn_table_gives_what_was_whole() -> None:
-    got = heard(b'ID,Timestamp,Contents,Attachments\n700000000000000001,2020-03-01 08:00:00,one,\n5,2020,"' + b"x" * 200_000)
+    good = b"ID,Timestamp,Contents,Attachments\n700000000000000001,2020-03-01 08:00:00,one,\n"
+    got = heard(good + b'5,2020,"' + b"x" * 200_000)
     assert got[0].text == "one"
     assert isinstance(got[-1], BadItem)

@@ -176,7 +176,7 @@ def test_an_attachment_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
         + "--b b\nContent-Type: message/rfc822\n\nFrom: x@y\nContent-Type: text/plain\n\nAn older mail.\n"
         "--b b\nContent-Type: text/plain\n\nAnd at that.\n--b b--\n"
     )  # fmt: skip
-    assert one(letter).text == "Look at this.\n\nAnd at that."
+    assert one(letter).text == "Look at this.\nAnd at that."
 
 
 # ---- words ------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_an_attachment_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Ja.\n\nAm 15.01.24 um 09:00 schrieb Anna Berg:\n> Kommst du?", "Ja."),
         ("Oui.\n\nLe lun. 15 janv. 2024 à 09:00, Anna <a@b.c> a écrit :\n\n> Tu viens ?", "Oui."),
         ("Sí.\n\nEl lun, 15 ene 2024 a las 9:00, Ana (<a@b.c>) escribió:\n\n> ¿Vienes?", "Sí."),
-        ("Да.\n\nпн, 15 янв. 2024 г. в 09:00, Анна <a@b.c>:\n> Придёшь?\n", "Да.\n\nпн, 15 янв. 2024 г. в 09:00, Анна <a@b.c>:"),
+        ("Да.\n\nпн, 15 янв. 2024 г. в 09:00, Анна <a@b.c>:\n> Придёшь?\n", "Да."),
         ("Anna Berg wrote:\n> Will you?\n\nYes, I will.", "Yes, I will."),
         ("> Will you?\nYes.\n\n> And Ben?\nNo.", "Yes.\n\nNo."),
         ("Yes.\n\n-----Original Message-----\nFrom: Anna\nSent: Monday\n\nWill you?", "Yes."),
@@ -239,7 +239,8 @@ def test_flowed_text_has_its_own_lines_again() -> None:
     [
         (b"caf\xe9", "unknown-8bit", "café"), (b"caf\xc3\xa9", "x-what", "café"), (b"caf\xe9", None, "café"),
         (b"\x93a\x94", "iso-8859-1", "“a”"), (b"caf\xc3\xa9", "us-ascii", "café"), (b"a", "punycode", "a"),
-        (b"a", "zip", "a"), (b"a", "a\x00b", "a"), (b"\x1b$B$\"\x1b(B", "iso-2022-jp", "あ"), (b"+2AA-", "utf-7", "+2AA-"),
+        (b"a", "zip", "a"), (b"a", "a\x00b", "a"), (b"\x1b$B$\"\x1b(B", "iso-2022-jp", "あ"),
+        (b"+2AA-", "utf-7", "+2AA-"),
     ],
 )  # fmt: skip
 def test_encodings(raw: bytes, charset: str | None, text: str) -> None:
@@ -251,13 +252,15 @@ def test_encodings(raw: bytes, charset: str | None, text: str) -> None:
 
 def test_hostile_text_takes_no_time() -> None:
     began = time.process_time()
-    for piece in ("On ", "\n", "> ", "On x\n", "wrote:\n", "On 9:00 a@b wrote ", "From: a\n", "--\n", "<", "<a ", "<!--",
-                  "<div class=", "&", "Sent from my ", "-- \n", "=?", "a wrote b:\n", "Forwarded message\n"):  # fmt: skip
+    for piece in (
+        "On ", "\n", "> ", "On x\n", "wrote:\n", "On 9:00 a@b wrote ", "From: a\n", "--\n", "<", "<a ", "<!--", ">\n",
+        "<div class=", "&", "Sent from my ", "-- \n", "=?", "a wrote b:\n", "Forwarded message\n", "a b:\n", "9:00 <",
+    ):  # fmt: skip
         own_words(piece * (300_000 // len(piece)))
         words_of_html(piece * (300_000 // len(piece)))
         mail.header_text((piece * 5000).encode())
         mail.sender((piece * 5000).encode())
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 20  # of 22 times 900,000 characters; what is not linear takes minutes
 
 
 def test_no_bytes_make_it_raise_anything_else() -> None:
@@ -266,13 +269,14 @@ def test_no_bytes_make_it_raise_anything_else() -> None:
         f'From a@b Mon Jan 15 09:00:00 2024\n{HEAD}MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="b"\n\n'
         "--b\nContent-Type: text/plain; charset=utf-8; format=flowed\nContent-Transfer-Encoding: quoted-printable\n\n"
         "Text =C3=A9.\n--b\nContent-Type: text/html; charset=latin1\nContent-Transfer-Encoding: base64\n\n"
-        "PGI+YTwvYj4=\n--b--\n\nFrom a@b Mon Jan 15 09:00:00 2024\nSubject: =?utf-8?b?w6k=?=\nFrom: =?x?q?a?= <a@b>\n\nEnd.\n"
+        "PGI+YTwvYj4=\n--b--\n\nFrom a@b Mon Jan 15 09:00:00 2024\nSubject: =?utf-8?b?w6k=?=\nFrom: =?x?q?a?= <a@b>\n"
+        "\nEnd.\n"
     ).encode()
     for _ in range(3000):
         data = bytearray(seed)
         for _ in range(rng.randrange(1, 8)):
             place = rng.randrange(60, len(data))
-            data[place : place + rng.randrange(3)] = rng.choice([b"", b"\x00", b'"', b";", b"=", b"\n", b"\xff", b"<", b"--"])
+            data[place : place + rng.randrange(3)] = rng.choice([b"", b"\x00", b'"', b";", b"=", b"\n", b"\xff", b"--"])
         try:
             for said in heard(bytes(data), "x.mbox"):
                 assert isinstance(said, LeftOut) or (isinstance(said, Utterance) and said.text.strip())

@@ -66,8 +66,9 @@ def test_a_thread_of_several_files_is_one_conversation() -> None:
     "text",
     [
         "Ada sent an attachment.", "You sent a photo.", "Ada Berg missed your video call.", "Ada liked a message",
-        "Reacted 😂 to your message ", "Liked a message", "You changed the theme to Sunset.", "Ada named the group Walk.",
-        "Ada left the group.", "Ada added Bo Lind to the group.", "Ada hat einen Anhang gesendet.",
+        "Reacted 😂 to your message ", "Liked a message", "You changed the theme to Sunset.",
+        "Ada named the group Walk.", "Ada left the group.", "Ada added Bo Lind to the group.",
+        "Ada hat einen Anhang gesendet.",
         "Ada set the nickname for Bo to Bosse.", "You are now connected on Messenger.", "The video chat ended.",
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def test_one_chat_does_not_say_who_its_owner_is_and_an_account_does() -> None:
 
 
 def test_the_owner_is_found_behind_the_chats() -> None:
-    whole = account(chat(message(1, **{"from_id": "user4002"})))
+    whole = account(chat(message(1, from_id="user4002")))
     whole["personal_information"] = whole.pop("personal_information")
     assert list(whole) == ["chats", "personal_information"]
     assert heard(whole)[0].owner is True
@@ -95,7 +95,8 @@ def test_chats_are_told_apart_however_the_bytes_come(size: int) -> None:
 
     chats = [chat(*[message(10 * n + k, '"messages": [\\') for k in range(n % 3)], id=n) for n in range(9)]
     whole = account(*chats[:5], left_chats={"list": chats[5:]}, other={"messages": [{"id": 1}]})
-    feed = Chats(Slow(json.dumps(whole).encode()), "chats.list.item", lambda h: "id" in h, {b'"left_chats"': b'"chats"'})
+    renamed = {b'"left_chats"': b'"chats"'}
+    feed = Chats(Slow(json.dumps(whole).encode()), "chats.list.item", lambda header: "id" in header, renamed)
     for one in feed.messages():
         assert feed.header["id"] == one["id"] // 10
     assert feed.number == 8
@@ -106,7 +107,8 @@ def test_a_torn_export_gives_what_was_whole() -> None:
     got = heard(raw[:-300])
     assert [one.message for one in got[:-1]] == [str(n) for n in range(len(got) - 1)]
     assert len(got) > 45
-    assert got[-1] == BadItem(f"after message {len(got) - 2}", "the file ends too early: export or copy it again for the rest")
+    assert got[-1].where == f"after message {len(got) - 2}"
+    assert "ends too early" in got[-1].reason
 
 
 def test_a_broken_part_leaves_the_rest() -> None:
