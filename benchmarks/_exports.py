@@ -32,13 +32,13 @@ def texts(count: int = 2000) -> list[str]:
 
 
 def _said(count: int) -> Iterator[tuple[int, int, str, datetime]]:
-    """(number, who, text, when) of each message; pauses of minutes, a long one now and then."""
+    """(number, who, text, when) of each message; a million of them in seven years, with nights between."""
     rng = random.Random(11)
     pool, moment = texts(), START
-    pauses = [timedelta(seconds=rng.randrange(5, 400)) for _ in range(997)]
+    pauses = [timedelta(seconds=rng.randrange(5, 195)) for _ in range(997)]
     night = timedelta(hours=9)
     for number in range(count):
-        moment += night if number % 61 == 60 else pauses[number % 997]
+        moment += night if number % 250 == 249 else pauses[number % 997]
         yield number, (number * 7 // 3) & 1, pool[number * 17 % 2000], moment
 
 

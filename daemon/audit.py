@@ -137,16 +137,10 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
 
 
 def _after(audit: Audit, sha256: str) -> set[str | None]:
-    """What a sealed file became when memories in it were forgotten: later hashes, None where it was removed."""
+    """What a sealed file became when memories in it were forgotten; None where it was removed."""
     if audit.redactions is None:
         audit.redactions = checks.redactions(audit.db)
-    found: set[str | None] = set()
-    todo: list[str] = [sha256]
-    while todo:
-        for one in audit.redactions.get(todo.pop(), set()) - found:
-            found.add(one)
-            todo += [] if one is None else [one]
-    return found
+    return checks.hashes_after(audit.redactions, sha256)
 
 
 def _batch_bytes(audit: Audit, known: dict[str, dict[str, Any]], archived: dict[str, Path]) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 
 from daemon import durable
 from daemon.durable import Pulse, no_pulse
+from daemon.rules.emptied import dumped, named_in, without_records
 from daemon.rules.needles import Needles
 from trainer import names
 
@@ -27,9 +27,8 @@ MOST_BYTES = 256 << 20  # of a file that is rewritten in memory; a larger one go
 RECORDS = frozenset((
     names.SAMPLES, names.DATASET, names.PROBES, names.RENDERED, names.CURATED, names.FORMATTED, names.SCHEMA_APPLIED,
 ))  # fmt: skip
+UNTOUCHED = frozenset((names.SPEC, names.PLAN, names.RETRY, names.LOCK))  # engramd's own words and numbers
 _CHUNK = 8 << 20
-_ID = re.compile(rb'"([0-9a-f]{64})[#?"]')
-_KEPT_KEYS = frozenset(("id", "memory", "role", "use", "type", "mode", "cognitiveMode", "source"))
 _CHECKPOINT = re.compile(rf"{names.CHECKPOINT_PREFIX}[0-9]+|{names.PARENT}")
 
 
@@ -79,7 +78,9 @@ class Eraser:
                 continue
             for name in sorted(files):
                 path = here / name
-                if path.suffix not in WEIGHTS and ".db" not in name and not path.is_symlink() and not skip(path):
+                if name.startswith(durable.TEMP_PREFIX) and not self.dry:  # of a writer that was killed
+                    path.unlink(missing_ok=True)
+                elif name not in UNTOUCHED and path.suffix not in WEIGHTS and ".db" not in name:
                     self.record_file(path)
 
     def dropped_below(self, folder: Path) -> None:
@@ -94,6 +95,8 @@ class Eraser:
 
     def record_file(self, path: Path) -> None:
         self.pulse()
+        if path.is_symlink():
+            return
         try:
             size = path.stat().st_size
             if size > MOST_BYTES:
@@ -106,10 +109,10 @@ class Eraser:
         times = self._times(path, data)
         if not times:
             return
-        new = self._without_records(data) if path.name in RECORDS else data
+        new = without_records(data, self.ids, self.touched, self.needles.cut) if path.name in RECORDS else data
         if new is not None and self.needles.in_bytes(new):
             new = _by_line(path, new, self.needles)
-        if new is None or self.needles.in_bytes(new):
+        if new is None or self.needles.in_bytes(new) or (path.suffix == ".json" and not _is_json(new)):
             self._remove(path, times, "what was to go could not be taken out of it alone")
         else:
             self._rewrite(path, data, new, times)
@@ -117,9 +120,9 @@ class Eraser:
     def _times(self, path: Path, data: bytes) -> int:
         times = sum(data.count(form) for form in self.needles.in_bytes(data))
         if path.name in RECORDS:
-            records = [raw.decode() for raw in _ID.findall(data)]
-            if any(one in self.ids or one in self.touched for one in records) and self._without_records(data) != data:
-                times = max(times, sum(one in self.ids for one in set(records)), 1)
+            records = named_in(data) & (self.ids | self.touched)
+            if records and without_records(data, self.ids, self.touched, self.needles.cut) != data:
+                times = max(times, len(records))
         return times
 
     def _in_large(self, path: Path) -> bool:
@@ -131,50 +134,6 @@ class Eraser:
                 tail = chunk[-65536:]
                 self.pulse()
         return False
-
-    def _without_records(self, data: bytes) -> bytes | None:
-        """A file of one JSON object a line, or of a list of them, with those of the forgotten memories emptied:
-        they keep their place, because a job names its samples by line. None where it is no such file."""
-        lines, out = data.splitlines(keepends=True), []
-        try:
-            if data[:1] == b"[" and (len(lines) < 3 or lines[1].rstrip() == b"{"):  # an object takes several lines
-                items = [self._emptied(item) for item in json.loads(data)]
-                return b"[\n" + b",\n".join(_dumped(item) for item in items) + b"\n]\n"
-            for line in lines:
-                body = line.strip().rstrip(b",")
-                if not body.startswith(b"{") or not self._names_one(body):
-                    out.append(line)
-                    continue
-                out.append(_dumped(self._emptied(json.loads(body))) + line[line.rindex(body) + len(body) :])
-        except ValueError:
-            return None
-        return b"".join(out)
-
-    def _names_one(self, line: bytes) -> bool:
-        return any(one in self.ids or one in self.touched for one in (raw.decode() for raw in _ID.findall(line)))
-
-    def _emptied(self, item: Any) -> Any:
-        if not isinstance(item, dict):
-            return item
-        who = str(item.get("memory") or re.split("[#?]", str(item.get("id", "")))[0])
-        if who in self.ids:
-            return {key: one if key in _KEPT_KEYS else _blank(one) for key, one in item.items()}
-        if who in self.touched:
-            return {key: self._without_context(key, one, item) for key, one in item.items()}
-        return item
-
-    def _without_context(self, key: str, value: Any, item: dict[str, Any]) -> Any:
-        """Of a memory that stays: of its turns the last question and the answer, without forgotten lines."""
-        if key in ("text", "sequences", "context"):  # rendered text does not show where a turn ends
-            return [] if key == "context" else _blank(value)
-        if key != "messages" or not isinstance(value, list):
-            return self._cut(value)
-        last = len(value) - (1 if "answer" in item else 2)
-        return [
-            turn if turn.get("loss") or turn.get("role") == "system" else
-            {**turn, "content": self._cut(turn.get("content")) if number >= last else ""}
-            for number, turn in enumerate(value)
-        ]  # fmt: skip
 
     def _cut(self, value: Any) -> Any:
         return self.needles.cut(value) if isinstance(value, str) else value
@@ -239,7 +198,7 @@ class Eraser:
             elif not self._all_of(value, name):
                 cut = self._cut_strings(value)
                 kept = cut == value and not self.needles.in_bytes(line)
-                out.append(line if kept else _dumped(cut) + b"\n")
+                out.append(line if kept else dumped(cut) + b"\n")
         return b"".join(out)
 
     def _text_without(self, data: bytes, name: str) -> bytes | None:
@@ -297,23 +256,29 @@ class Eraser:
     # -- to disk --------------------------------------------------------------------------------
 
     def _rewrite(self, path: Path, data: bytes, new: bytes, times: int) -> None:
+        status = path.stat()
+        if not self.dry:
+            self.record(path, hashlib.sha256(data).hexdigest(), hashlib.sha256(new).hexdigest())
+            try:
+                durable.write_atomic(path, new, status.st_mode & 0o777)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # some formats have no other date
+            except PermissionError as error:
+                self.places.append(Place(path, times, "kept", f"it may not be changed: {error.strerror}"))
+                return
         self.places.append(Place(path, times, "rewritten"))
-        if self.dry:
-            return
-        self.record(path, hashlib.sha256(data).hexdigest(), hashlib.sha256(new).hexdigest())
-        durable.write_atomic(path, new, path.stat().st_mode & 0o777)
 
     def _remove(self, path: Path, times: int, why: str) -> None:
+        if not self.dry:
+            old = _sha256_of_folder(dict(self.folder_files(path))) if path.is_dir() else durable.sha256_file(path)
+            self.record(path, old, None)
+            try:
+                durable.remove(path)
+                durable.remove_gone(path.parent)
+                durable.fsync_dir(path.parent)
+            except PermissionError as error:
+                self.places.append(Place(path, times, "kept", f"it may not be removed: {error.strerror}"))
+                return
         self.places.append(Place(path, times, "removed", why))
-        if self.dry:
-            return
-        old = _sha256_of_folder(dict(self.folder_files(path))) if path.is_dir() else durable.sha256_file(path)
-        self.record(path, old, None)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-        durable.fsync_dir(path.parent)
 
 
 def _dropped(folder: Path) -> Iterator[Path]:
@@ -332,18 +297,12 @@ def _by_line(path: Path, data: bytes, needles: Needles) -> bytes:
     return needles.cut_bytes(data)
 
 
-def _blank(value: Any) -> Any:
-    if isinstance(value, str):
-        return ""
-    if isinstance(value, list):
-        return [_blank(one) for one in value]
-    if isinstance(value, dict):
-        return {key: one if key in _KEPT_KEYS else _blank(one) for key, one in value.items()}
-    return value
-
-
-def _dumped(item: Any) -> bytes:
-    return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _sha256_of_folder(files: dict[str, str]) -> str:

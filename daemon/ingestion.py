@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import durable, inbox, readers, redaction
-from daemon.hearing import heard as heard
+from daemon.hearing import heard
 from daemon.ledger import batches, forgetting, jobs, memories, messages
 from daemon.logs import get_logger
 from daemon.records import BadItem, LeftOut, Memory, Refused

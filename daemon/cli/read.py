@@ -78,7 +78,7 @@ def story(args: argparse.Namespace) -> dict[str, Any]:
 
 def _heard(args: argparse.Namespace, settings: Any) -> "Hearing":
     from daemon import readers
-    from daemon.ingestion import heard
+    from daemon.hearing import heard
     from daemon.world import locale_of
 
     path: Path = args.file.expanduser()

@@ -103,3 +103,14 @@ def redactions(db: Database) -> dict[str, set[str | None]]:
     for row in db.all("SELECT old_sha256, new_sha256 FROM redactions"):
         found.setdefault(row["old_sha256"], set()).add(row["new_sha256"])
     return found
+
+
+def hashes_after(redactions: dict[str, set[str | None]], sha256: str) -> set[str | None]:
+    """All that a file with this hash may be now: it may have been changed several times."""
+    found: set[str | None] = set()
+    todo = [sha256]
+    while todo:
+        for one in redactions.get(todo.pop(), set()) - found:
+            found.add(one)
+            todo += [] if one is None else [one]
+    return found

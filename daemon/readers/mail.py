@@ -127,7 +127,7 @@ def _heard(letter: Letter, where: str, facts: FileFacts) -> Utterance | LeftOut:
 def _words(body: bytes) -> tuple[str, str]:
     """(what the sender wrote, why the mail is left out): one of them is empty."""
     try:
-        message: "Message[str, str]" = message_from_bytes(body, policy=policy.compat32)
+        message: Message[str, str] = message_from_bytes(body, policy=policy.compat32)
         invitation = any(part.get_content_type() == "text/calendar" for part in message.walk())
         kind = message.get_content_type()
         text = "" if invitation else body_of(message)

@@ -92,9 +92,11 @@ class Sniff:
             return frozenset()
         import ijson
 
+        from daemon.readers.json_chats import Feed  # stops at a depth that is no export's but an attack
+
         found: set[str] = set()
         try:
-            for prefix, _, _ in ijson.parse(io.BytesIO(self.head), multiple_values=True, use_float=True):
+            for prefix, _, _ in ijson.parse(Feed(io.BytesIO(self.head)), multiple_values=True, use_float=True):
                 found.add(prefix)
         except (ijson.JSONError, UnicodeDecodeError, ValueError):
             pass  # the head ends in the middle of a value

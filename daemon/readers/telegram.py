@@ -39,7 +39,6 @@ GROUPS = frozenset(("private_group", "private_supergroup", "public_supergroup"))
 CHANNELS = frozenset(("private_channel", "public_channel"))
 TYPES = GROUPS | CHANNELS | {"personal_chat", "bot_chat", "saved_messages", "replies", "verify_codes"}
 TELEGRAM_ITSELF = frozenset(("user777000", "777000", "user42777"))
-_ITSELF = "a notice of Telegram itself"
 _NOTICES = frozenset(("replies", "verify_codes"))
 _CODE = frozenset(("pre", "code"))
 _FORWARDS = frozenset(("forwarded_from", "forwarded_from_id", "saved_from"))
@@ -124,14 +123,14 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterator[Heard]
         me = _late_owner(stream)
         stream.seek(start)
     chats = Chats(stream, place, lambda header: "id" in header and "type" in header, _RENAMED)
-    number, chat, last = -1, _chat_of({}), ""
+    number, chat, key = -1, _chat_of({}), None
     new = tuple.__new__
     text: Any
     for message in chats.messages():
         if chats.number != number:
             number, chat = chats.number, _chat_of(chats.header)
         if type(message) is not dict:
-            yield broken(message, last) if isinstance(message, Exception) else BadItem(last or "message", "no object")
+            yield _bad(message, key)
             continue
         get = message.get
         raw = get("date_unixtime")
@@ -141,40 +140,48 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterator[Heard]
             time, known = first and first + MINUTES[seconds % 3600], True
         else:
             raw, time, known = _other_time(message, facts.locale)
-        text = get("text")
+        text, who, name, ident = get("text"), get("from_id"), get("from"), get("id")
         plain = type(text) is str and text != ""
         if not plain:
             text = _joined(text, get("text_entities"))
         if "\r" in text or "\x00" in text:
             text = normal_text(text)
-        who, name, ident = get("from_id"), get("from"), get("id")
         if type(who) is not str:
             who = str(who) if type(who) is int else None
         if type(name) is not str:
             name = DELETED if "from" in message else ""
         key = str(ident) if type(ident) is int or type(ident) is str else None
-        last = f"message {key}" if key else ""
-        owner = who in me if me and who else True if chat.saved else False if me else None
-        if not (plain and chat.plain and get("type") == "message" and _SPECIAL.isdisjoint(message)) or text.isspace():
-            why = _why_not(message, text, chat, owner)
+        owner = who in me if me else True if chat.saved else None
+        if (
+            not (plain and chat.plain and get("type") == "message" and _SPECIAL.isdisjoint(message))
+            or who in TELEGRAM_ITSELF
+            or text.isspace()
+        ):
+            why = _why_not(message, text, who, chat, owner)
             if why is not None:
-                yield LeftOut(why, *_shown(message, text, name), raw, time, known, last)
+                yield LeftOut(why, *_shown(message, text, name), raw, time, known, f"message {key}" if key else "")
                 continue
-        if who in TELEGRAM_ITSELF:
-            yield LeftOut(_ITSELF, *_shown(message, text, name), raw, time, known, last)
-            continue
         yield new(Utterance, (  # without its argument handling, which shows at a million messages
             NAME, chat.conversation, name, text, raw, time, known, key,
-            None if key else raw, None, who, owner, chat.group, last,
+            None if key else raw, None, who, owner, chat.group, "",
         ))  # fmt: skip
 
 
-def _why_not(message: dict[str, Any], text: str, chat: _Chat, owner: bool | None) -> str | None:
+def _bad(message: Any, key: str | None) -> BadItem:
+    """Of something that is no message; `key` is that of the last one which was."""
+    if isinstance(message, Exception):
+        return broken(message, f"message {key}" if key else "")
+    return BadItem(f"after message {key}" if key else "at its beginning", "not an object")
+
+
+def _why_not(message: dict[str, Any], text: str, who: str | None, chat: _Chat, owner: bool | None) -> str | None:
     """Why a message is no memory; None where it is one."""
     if message.get("type") != "message":
         return _service(message)
     if chat.none_of_mine is not None:
         return chat.none_of_mine
+    if who in TELEGRAM_ITSELF:
+        return "a notice of Telegram itself"
     if message.get("via_bot"):
         return "posted through a bot"
     if not _FORWARDS.isdisjoint(message):

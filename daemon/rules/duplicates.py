@@ -71,7 +71,9 @@ def shingles(words: list[str]) -> set[int]:
 
 def _numbers(words: list[str]) -> list[str]:
     """What the text counts, dates and prices with, sorted."""
-    return sorted(word for word in words if not word.isalpha() and any(sign.isdigit() for sign in word))
+    if "".join(words).isalpha():
+        return []
+    return sorted(word for word in words if not word.isalpha() and any(map(str.isdigit, word)))
 
 
 def signature(text: str) -> Signature:
@@ -87,12 +89,10 @@ def _signature(words: list[str]) -> Signature:
     least = {one >> 58: one for one in spread}  # the last one written to a bin is its least
     bins = list(map(least.get, range(BINS)))
     if len(least) < BINS:
-        for bin_ in [number for number, one in enumerate(bins) if one is None]:
-            for other in _ORDERS[bin_]:
-                if other in least:
-                    # Marked with its bin: two empty bins that borrow the same are not the same finding.
-                    bins[bin_] = least[other] ^ bin_
-                    break
+        filled = least.__contains__
+        for bin_, one in enumerate(bins):
+            if one is None:  # marked with its bin: two that borrow the same have not found the same
+                bins[bin_] = least[next(filter(filled, _ORDERS[bin_]))] ^ bin_
     numbers = " ".join(_numbers(words)).encode()
     return (*bins, crc32(numbers))  # type: ignore[arg-type]
 

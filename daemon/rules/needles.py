@@ -17,6 +17,7 @@ from daemon.records import Memory
 
 SHORTEST_LINE = 6  # bytes of UTF-8: two characters of Chinese, an English word
 SHORTEST_SENTENCE = 16  # characters
+_LONE_WORD = re.compile(r"[A-Za-z_]{1,20}[.,;:!?…]*")  # "journal" stands in a file for other reasons, too
 _FEW = 64  # needles that are simply tried one after the other
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
 _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
@@ -29,7 +30,7 @@ def lines_of(text: str) -> Iterator[str]:
     """The lines of a text that are long enough to be a needle."""
     for line in text.splitlines():
         line = line.strip()
-        if len(line) >= SHORTEST_LINE or len(line.encode("utf-8", "surrogatepass")) >= SHORTEST_LINE:
+        if len(line.encode("utf-8", "surrogatepass")) >= SHORTEST_LINE and not _LONE_WORD.fullmatch(line):
             yield line
 
 

@@ -99,15 +99,14 @@ _MARKS = (
     ),
     ("-", ("glpat-", "xox", "xapp-", "sk-", "GOCSPX-", "pypi-", "-----BEGIN ", "PuTTY-")),
     (".", ("hooks.slack", "ya29.", "SG.")),
-    ("pass", ("passw", "passphrase", "passcode", "mot de passe")),
-    ("Pass", ("Passw", "Passphrase", "Passcode")),
-    ("PASS", ("PASSW", "PASSPHRASE", "PASSCODE")),
 )
+_PASSWORDS = ("passw", "passphrase", "passcode", "mot de passe")
 _ALONE = ("AKIA", "ASIA", "AIza", "eyJ", "://")
 _LOWERED = (
     "secret", "token", "key", "bearer", "authorization", "webhook", "pwd", "kennwort", "contrase", "wachtwoord",
     "lösenord", "salasana", "пароль",
 )  # fmt: skip
+_TWO_DIGITS = re.compile(r"[0-9][0-9]")
 _LONG_NUMBER = re.compile(
     r"[0-9](?:(?:[ \u00a0\u202f-]?[0-9]){12}|:[A-Za-z0-9_-]{30})"
 )  # a card; the key of a bot
@@ -126,7 +125,9 @@ def suspicious(text: str) -> bool:
     for mark in _LOWERED:
         if mark in lowered:
             return True
-    return bool(_LONG_NUMBER.search(text) or _IBAN.search(text))
+    if "pass" in lowered and any(mark in lowered for mark in _PASSWORDS):
+        return True
+    return bool(_TWO_DIGITS.search(text) and (_LONG_NUMBER.search(text) or _IBAN.search(text)))
 
 
 # ---- keys with a form of their own -------------------------------------------------------------------
@@ -187,7 +188,7 @@ _TOKEN = re.compile(
 _PLACEHOLDER = re.compile(
     r"(?i)(?:your|my|the|some|new|old)[_ -]?(?:pass|secret|token|key|api)|pass(?:word|wd)?[0-9]{0,3}$|secret$|example"
     r"|placeholder|redacted|changeme|env(?:iron)?[.\[(]|getenv|process\.|config[.\[]|settings[.\[]|^\$|^%|^\{|^<|^\(|^https?:"
-    r"|^(.)\1+$|[*•●x]{4}|\.\.\.|…|^(?:none|null|true|false|undefined|string|str)\b"
+    r"|^[A-Za-z_][\w.]*\(|^(.)\1+$|[*•●x]{4}|\.\.\.|…|^(?:none|null|true|false|undefined|string|str)\b"
 )
 
 

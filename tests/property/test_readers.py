@@ -3,6 +3,7 @@ speaker, the right time, the right order."""
 
 import csv
 import io
+import os
 import re
 import unicodedata
 from datetime import datetime, timedelta, timezone
@@ -16,8 +17,9 @@ from tests.property import writers
 from tests.property.writers import PLAIN_TEXTS, Said, chats
 
 ZONES = st.integers(-12 * 4, 14 * 4).map(lambda quarters: timezone(timedelta(minutes=15 * quarters)))
+EXAMPLES = int(os.environ.get("ENGRAMD_PROPERTY_EXAMPLES", "50"))  # more: others than the first fifty, at random
 modest = settings(
-    max_examples=50, deadline=None, derandomize=True,
+    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 UTC_DAY_FIRST = readers.Locale()

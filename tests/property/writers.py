@@ -184,7 +184,7 @@ def slack(channels: dict[str, list[Said]]) -> bytes:
     """The zip of a workspace: a folder a channel, a file a day."""
     people = list(dict.fromkeys(one.who for said in channels.values() for one in said))
     files: dict[str, Any] = {
-        "users.json": [{"id": f"U{n}", "name": "u", "profile": {"display_name": name}} for n, name in enumerate(people)],
+        "users.json": [{"id": f"U{n}", "profile": {"display_name": name}} for n, name in enumerate(people)],
         "channels.json": [{"id": f"C{n}", "name": name} for n, name in enumerate(channels)],
     }  # fmt: skip
     for name, said in channels.items():
@@ -248,7 +248,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 def whatsapp(said: Iterable[Said], form: str, ios: bool, zone: tzinfo) -> str:
     """`form` is how a date and time are written: strftime, with %I%p for a clock of twelve hours."""
     lines = [("\u200e[", "] Tea: \u200eMessages and calls are end-to-end encrypted.") if ios else
-             ("", " - Messages and calls are end-to-end encrypted. No one outside of this chat can read them.")]  # fmt: skip
+             ("", " - Messages and calls are end-to-end encrypted. No one outside it can read them.")]  # fmt: skip
     moments = []
     for one in said:
         moments.append(one.when)

@@ -148,7 +148,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Home:
     job = home.profile("me").jobs / "1-finetune"
     (job / "trainer.log").write_text(f"first line\nsample says {SECRET}\nlast line\n")
     (job / "rendered.jsonl").write_text(
-        "".join(json.dumps({"id": f"{_id(home, text)}#0", "use": "new", "sequences": [{"text": f"<q>{text}</q>"}]}) + "\n"
+        "".join(json.dumps({"id": f"{_id(home, text)}#0", "sequences": [{"text": f"<q>{text}</q>"}]}) + "\n"
                 for text in (SECRET, "Ann is a friend"))
     )  # fmt: skip
     return home
@@ -218,7 +218,7 @@ def test_a_dry_run_names_every_place_and_changes_nothing(home: Home, capsys: pyt
         ignored = ("-wal", "-shm")
         return {str(p): p.read_bytes() for p in home.root.rglob("*") if p.is_file() and not p.name.endswith(ignored)}
 
-    before, held = state(), {path for path in _holding(home, SECRET, ASKED)}
+    before, held = state(), set(_holding(home, SECRET, ASKED))
     assert execute(["--home", str(home.root), "forget", _id(home)[:12], "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert state() == before
@@ -231,7 +231,9 @@ def test_a_dry_run_names_every_place_and_changes_nothing(home: Home, capsys: pyt
 def test_the_words_of_two_memories_stay_with_the_other(home: Home) -> None:
     _drop(home, "c.jsonl", _pair("And Ann?", "Ann is a friend from the choir."))
     _run(home)
-    told = _forget(home, ids=[_id(home, "Ann is")])
+    with _read(home) as db:
+        (first,) = [row for row in memories.listing(db) if row["content"] == "Who is Ann?"]
+    told = _forget(home, ids=[first["id"].hex()])
     with _read(home) as db:
         (other,) = [row for row in memories.listing(db) if row["content"] == "And Ann?"]
     assert told["said_by"] == [other["id"].hex()]

@@ -107,7 +107,7 @@ def test_the_conversation(fields: str, conversation: str) -> None:
         (b'"anna@mail.example" <anna@mail.example>', "", "anna@mail.example"),
         (b"=?utf-8?q?J=C3=BCrgen?= <j@x.example>", "Jürgen", "j@x.example"),
         ("Jürgen <j@x.example>".encode("latin-1"), "Jürgen", "j@x.example"),
-        (b'"Berg, Anna" <a@x.example> (home)', "Berg, Anna (home)", "a@x.example"),
+        (b'"Berg, Anna" <a@x.example> (home)', "Berg, Anna", "a@x.example"),
         (b"Anna Berg a@x.example", "Anna Berg", "a@x.example"),
         (b"", "", ""),
         (b"<<<>>>,;:\\\"", None, None),
@@ -272,7 +272,7 @@ def test_no_bytes_make_it_raise_anything_else() -> None:
         "PGI+YTwvYj4=\n--b--\n\nFrom a@b Mon Jan 15 09:00:00 2024\nSubject: =?utf-8?b?w6k=?=\nFrom: =?x?q?a?= <a@b>\n"
         "\nEnd.\n"
     ).encode()
-    for _ in range(3000):
+    for _ in range(1000):
         data = bytearray(seed)
         for _ in range(rng.randrange(1, 8)):
             place = rng.randrange(60, len(data))
