@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
-START = datetime(2019, 3, 1, 8, 0, tzinfo=UTC)
+START = datetime(2019, 3, 15, 8, 0, tzinfo=UTC)  # a day that is no month
 NAMES = ("Anna Lindqvist", "Jonas")
 PER_CHAT = 20  # messages of one conversation with an AI
 _WORDS = (

@@ -2,8 +2,8 @@
 
     python tools/fuzz_readers.py [--inputs 100000] [--seed 1] [--jobs 1] [--out DIR] [--only NUMBER]
 
-Each input depends on the seed and its number alone. A reader has one second of CPU time for it. Failures of
-one kind are counted, and the first of each kind is made small and saved in DIR, beside what went wrong.
+Each input depends on the seed and its number alone. A reader has one second of CPU time and 200 MiB for it.
+Failures of one kind are counted, and the first of each kind is made small and saved in DIR, beside what went wrong.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from daemon.rules.sessions import ChatRules, NeedsOwner, Sessions  # noqa: E402
 from tools import mutations  # noqa: E402
 
 MOST_SECONDS = 1.0  # of CPU time: other work on the machine is no hang
+MOST_MEMORY = 200 << 10  # KiB that the process grows by one input
+MOST_ADDRESSES = 6 << 30  # bytes, of the tool's processes: the machine must live on
 MOST_REASON = 2_000  # characters
 MOST_TRIES = 400  # to make a failure smaller
 PORTION = 500  # inputs that a process is given at once
@@ -204,7 +206,7 @@ def attempt(data: bytes, name: str, seed: str) -> tuple[str, str, float]:
     """(outcome, kind of failure or "", CPU seconds) of one input, with the alarm set."""
     rng = random.Random(seed)
     outcome, kind = "failed", ""
-    began = time.process_time()
+    before, began = _peak(), time.process_time()
     try:
         signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         try:
@@ -216,7 +218,13 @@ def attempt(data: bytes, name: str, seed: str) -> tuple[str, str, float]:
     used = time.process_time() - began
     if used > MOST_SECONDS and not kind:
         kind = "took more than a second"  # in C code, where no alarm is heard
+    if not kind and _peak() - before > MOST_MEMORY:
+        kind = "took more than 200 MiB"
     return outcome, kind, used
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _kind_of(error: BaseException) -> str:
@@ -261,9 +269,9 @@ def prepare() -> None:
                     pass
             except Refused:
                 pass
-    for raw in ("Zażółć gęślą jaźń, powiedziała Łucja.".encode("cp1250"), "Привет, как дела?".encode("koi8_r")):
-        for _ in readers.read(io.BytesIO(raw * 3), "a.txt", len(raw) * 3, None):
-            pass
+    old = "Zażółć gęślą jaźń, powiedziała Łucja.".encode("cp1250") * 3
+    for _ in readers.read(io.BytesIO(old), "a.txt", len(old), None):
+        pass
 
 
 def fuzz(numbers: Iterable[int], seed: int) -> Report:
@@ -314,6 +322,7 @@ def main() -> int:
     options = parser.parse_args()
     parts = portions(options.inputs) if options.only is None else [range(options.only, options.only + 1)]
     whole, began = Report(), time.monotonic()
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     prepare()
     work = partial(fuzz, seed=options.seed)
     with ProcessPoolExecutor(options.jobs) as pool:

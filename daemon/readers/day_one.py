@@ -7,6 +7,8 @@ only `richText`, that is JSON in a string. Entries are streamed. Left out: entri
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import orjson
@@ -60,20 +62,38 @@ def _heard(entry: Any, where: str, facts: FileFacts) -> Heard:
         return BadItem(where, "it is no entry")
     raw = entry.get("creationDate")
     raw = raw if isinstance(raw, str) and raw.strip() else None
-    time, known = zoned_time(raw, facts.locale.zone) if raw else (None, True)
-    text = plain(normal_text(entry.get("text"))) or plain(_rich(entry.get("richText")), escaped=False)
-    text = text.encode("utf-8", "ignore").decode()  # half a surrogate pair, which nothing after it can store
+    time, known = _time(raw, facts)
+    text = _whole(plain(normal_text(entry.get("text"))) or plain(_rich(entry.get("richText")), escaped=False))
     if not text:
         return LeftOut("an entry without text", timestamp=raw, time=time, zone_known=known, where=where)
     extra: dict[str, Any] = {}
     for key, name in (("uuid", "id"), ("timeZone", "zone"), ("title", "title")):
         value = entry.get(key)
         if isinstance(value, str) and value.strip():
-            extra[name] = value.replace("\\", "").strip()[:200].encode("utf-8", "ignore").decode()
+            extra[name] = _whole(value.replace("\\", "").strip()[:200])
     return Memory(
         type="journal", content=text, timestamp=raw, time=time, tags=tags_of(entry.get("tags")), source="day one",
         extra=extra, zone_known=known,
     )  # fmt: skip
+
+
+def _time(raw: str | None, facts: FileFacts) -> tuple[str | None, bool]:
+    """(UTC, zone known). Day One writes times as the ledger has them, which need only be looked at."""
+    if raw is None:
+        return None, True
+    marks = raw[4:5] + raw[7:8] + raw[10:11] + raw[13:14] + raw[16:17] + raw[19:]
+    if marks == "--T::Z" and raw.isascii() and "1900" <= raw[:4] < "2200":
+        try:
+            datetime.fromisoformat(raw)
+        except ValueError:
+            return None, False
+        return raw, True
+    return zoned_time(raw, facts.locale.zone)
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which nothing after it can store."""
+    return text if text.isascii() else text.encode("utf-8", "ignore").decode()
 
 
 def plain(text: str, *, escaped: bool = True) -> str:
@@ -82,8 +102,8 @@ def plain(text: str, *, escaped: bool = True) -> str:
         text = _OWN_LINK.sub(r"\1", _MEDIA.sub("", text))
     if escaped and "\\" in text:
         pieces = _CODE.split(text) if "`" in text else [text]
-        text = "".join(piece if at % 2 else _ESCAPED.sub(r"\1", piece) for at, piece in enumerate(pieces))
-    return _GAPS.sub("\n\n", text).strip()
+        text = "".join(piece if at % 2 else _ESCAPED.sub(itemgetter(1), piece) for at, piece in enumerate(pieces))
+    return (_GAPS.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def _rich(value: Any) -> str:

@@ -217,14 +217,23 @@ def own_words(text: str) -> str:
 def _ends_here(lines: list[str], number: int, line: str, bare: str) -> bool:
     """Whether from this line on nothing is the person's own."""
     if bare == "--":
-        rest = [one for one in lines[number + 1 : number + 60] if one.strip() and not one.startswith(">")]
-        return line.startswith("-- ") or len(rest) <= LONGEST_SIGNATURE
+        return line.startswith("-- ") or _is_short(lines, number + 1)
     if len(bare) < 120 and _SEPARATOR.fullmatch(bare):
         return True
     if _FROM.match(bare):
         after = [one.strip() for one in lines[number + 1 : number + 1 + _LAST_FIELDS]]
         return sum(1 for one in after if _FIELD.match(one)) >= 2
     return False
+
+
+def _is_short(lines: list[str], start: int) -> bool:
+    """Whether what comes after a "--" is no more than a signature, and perhaps a quote."""
+    count = 0
+    for line in lines[start : start + 60]:
+        count += bool(line.strip()) and not line.startswith(">")
+        if count > LONGEST_SIGNATURE:
+            return False
+    return True
 
 
 def _attribution(lines: list[str], number: int) -> int | None:
@@ -242,6 +251,8 @@ def _attribution(lines: list[str], number: int) -> int | None:
         if not line or line.startswith(">") or len(line) > 300:
             break
         joined = f"{line} {joined}".strip()
+        if not quoted and not _EXACT.search(joined):
+            continue
         if not (_WROTE.search(joined) or (quoted and _ADDRESSED.search(joined))):
             continue
         opens = _OPENING.match(line) is not None

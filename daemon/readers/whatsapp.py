@@ -29,7 +29,8 @@ file's name, so keep it.
 """
 
 SOURCE = "whatsapp"
-_BLOCK = 1 << 20  # bytes
+_BLOCK = 1 << 18  # bytes
+_HEAD = 1 << 16  # bytes
 _RUNS = 100  # days that are looked at before the order of day and month counts as decided
 _MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"
 _STRIPPED = _MARKS + " \t\u00a0\u202f\u2009"
@@ -39,12 +40,11 @@ _FORMS = {
     "ios": re.compile(rf"\n[{_MARKS} ]*\[({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}({_CLOCK})[{_MARKS}]?\] ?"),
     "android": re.compile(rf"\n[{_MARKS}]*({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}[{_MARKS}]?({_CLOCK})[{_MARKS}]? [-–] "),
 }
-_EXACT = words.MEDIA | words.CALLS | words.DELETED
-_LONGEST_EXACT = max(map(len, _EXACT))
+_LOWER = words.MEDIA | words.CALLS | words.DELETED
+_EXACT = _LOWER | {text[:1].upper() + text[1:] for text in _LOWER} | {text.upper() for text in _LOWER if len(text) < 16}
 _ODD_FIRST = frozenset(_STRIPPED + "<\n~")
 _ODD_LAST = frozenset(_STRIPPED + ")>\n")
 _NUMBERS = re.compile(r"\d+")
-_PIECES = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 _COPY = re.compile(r"(?:\s*\(\d+\)|\s+copy|\s+-\s+copy)$", re.IGNORECASE)
 _IN_ANGLES = re.compile(r"[\s\u200e]*<([^<>\n]{3,80})>[\s\u200e]*$")
 _FILE_NAME = re.compile(r"^\S.{0,120}\.[a-z0-9]{2,5} \([^()\n]{4,24}\)$", re.IGNORECASE)
@@ -58,7 +58,9 @@ class Found(NamedTuple):
     """How dates are written in one file."""
 
     ios: bool
-    header: re.Pattern[str]  # a line end, and the header of a message with its day and its clock
+    before: str  # in front of the day, between day and clock, behind the clock: as in the first header
+    between: str
+    after: str
     order: Order
     ambiguous: bool
 
@@ -104,43 +106,28 @@ def _dated(numbers: tuple[int, int, int], order: Order) -> date | None:
         return None
 
 
-def _header(stream: BinaryIO) -> tuple[bool, re.Pattern[str]]:
-    """(whether it is iOS's, pattern). An export is written at once, on one phone: where all headers of the first
-    block have one shape, all of the file have, and a pattern of just that shape is several times faster."""
-    block = "\n" + stream.read(_BLOCK).decode("utf-8", "replace").replace("\r\n", "\n")
+def _borders(stream: BinaryIO) -> tuple[bool, str, str, str]:
+    """(whether it is iOS's, what stands around day and clock). An export is written at once, on one phone: what
+    stands in its first header stands in nearly all, and the others are looked at more closely."""
+    block = "\n" + stream.read(_HEAD).decode("utf-8", "replace").replace("\r\n", "\n")
     ios = len(_FORMS["ios"].findall(block)) > len(_FORMS["android"].findall(block))
-    general = _FORMS["ios" if ios else "android"]
-    shapes = set()
-    for found in general.finditer(block):
-        start, end = found.span()
-        borders = (start + 1, *found.span(1), *found.span(2), end)
-        shapes.add(tuple(_shape(block[left:right]) for left, right in zip(borders, borders[1:], strict=False)))
-        if len(shapes) > 1:
-            return ios, general
-    if not shapes:
-        return ios, general
-    before, day, between, clock, after = shapes.pop()
-    return ios, re.compile(rf"\n[{_MARKS}]*{before}({day}){between}({clock}){after}")
-
-
-def _shape(text: str) -> str:
-    """A pattern for texts that differ in their numbers and words only; marks in front are looked for elsewhere."""
-    text = text.lstrip(_MARKS) if text.strip(_MARKS) != text and not text.strip(_MARKS) else text
-    return "".join(
-        r"\d{1,4}" if piece[0].isdigit() else r"[^\W\d_]{1,12}" if piece[0].isalpha() else re.escape(piece)
-        for piece in _PIECES.findall(text)
-    )
+    found = _FORMS["ios" if ios else "android"].search(block)
+    if found is None:
+        raise Refused("no message could be read in this chat")
+    (start, end), (day, day_end), (clock, clock_end) = found.span(), found.span(1), found.span(2)
+    return ios, block[start + 1 : day].lstrip(_MARKS), block[day_end:clock], block[clock_end:end]
 
 
 def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
     """One pass, that ends once the order is plain."""
     start = stream.tell()
-    ios, header = _header(stream)
+    ios, before, between, after = _borders(stream)
+    header = _FORMS["ios" if ios else "android"]
     stream.seek(start)
     days: list[tuple[int, int, int]] = []
     last = ""
     for block in _blocks(stream, limits):
-        for day, _ in header.findall(block):
+        for day, _ in header.findall(f"\n{block}"):
             if day != last:
                 last = day
                 numbers = _numbers(day)
@@ -150,7 +137,7 @@ def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
             break
     stream.seek(start)
     order, ambiguous = decided(days, facts.locale.day_first)
-    return Found(ios, header, order, ambiguous)
+    return Found(ios, before, between, after, order, ambiguous)
 
 
 def decided(days: list[tuple[int, int, int]], day_first: bool | None) -> tuple[Order, bool]:
@@ -183,43 +170,38 @@ class _Times:
 
     def __init__(self, order: Order, zone: tzinfo) -> None:
         self._order, self._zone = order, zone
-        self._days: dict[str, _Day | None] = {}
-        self._clocks: dict[str, _Clock | None] = {}
+        self.days: dict[str, _Day] = {}
+        self.clocks: dict[str, _Clock] = {}
 
-    def of_days(self, days: list[str]) -> list["_Day | None"]:
-        """For each day its ISO form and its hours in UTC; None where it is no date."""
-        for day in set(days) - self._days.keys():
-            self._day(day)
-        return list(map(self._days.__getitem__, days))
-
-    def of_clocks(self, clocks: list[str]) -> list["_Clock | None"]:
-        """For each time of day its hour, and its ISO forms; None where it is none."""
-        if len(self._clocks) > 100_000:
-            self._clocks.clear()
-        for clock in set(clocks) - self._clocks.keys():
-            self._clock(clock)
-        return list(map(self._clocks.__getitem__, clocks))
+    def of(self, day: str, clock: str) -> tuple[_Day, _Clock] | None:
+        """What a day and a time of day are; None where they are none. Both are known from then on."""
+        known, when = self._day(day), self._clock(clock)
+        if known is None or when is None:
+            return None
+        if len(self.clocks) > 100_000:
+            self.clocks.clear()
+        self.days[day], self.clocks[clock] = known, when
+        return known, when
 
     def utc(self, local: str) -> str:
         """For days on which the offset changes, or is no whole hours."""
         moment = datetime.fromisoformat(local).replace(tzinfo=self._zone).astimezone(UTC)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _day(self, text: str) -> None:
+    def _day(self, text: str) -> _Day | None:
         numbers = _numbers(text)
         found = None if numbers is None else _dated(numbers, self._order)
         if found is None or not 1990 <= found.year < 2200:
-            self._days[text] = None
-            return
+            return None
         midnight = datetime(found.year, found.month, found.day, tzinfo=self._zone)
         offset, later = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
         hours: list[str] | None = None
         if offset is not None and offset == later and not offset.total_seconds() % 3600:
             begin = midnight.replace(tzinfo=UTC) - offset
             hours = [(begin + timedelta(hours=n)).strftime("%Y-%m-%dT%H") for n in range(24)]
-        self._days[text] = found.isoformat(), hours
+        return found.isoformat(), hours
 
-    def _clock(self, text: str) -> None:
+    def _clock(self, text: str) -> _Clock | None:
         numbers = [int(number) for number in _NUMBERS.findall(text)]
         half = _NUMBERS.sub("", text).strip(_STRIPPED + ":.").casefold()
         hour, minute, second = [*numbers, 0][:3] if len(numbers) in (2, 3) else (99, 0, 0)
@@ -230,14 +212,14 @@ class _Times:
                 hour %= 12
         good = hour < 24 and minute < 60 and second < 60
         rest = f":{minute:02}:{second:02}"
-        self._clocks[text] = (hour, f"T{hour:02}{rest}", f"{rest}Z") if good else None
+        return (hour, f"T{hour:02}{rest}", f"{rest}Z") if good else None
 
 
 # ---- messages -------------------------------------------------------------------------------------
 
 
 def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
-    """Pieces of whole lines, each with a line end in front of its first line and none behind its last."""
+    """Pieces of whole lines, without the line end behind the last one."""
     rest = b""
     while data := stream.read(_BLOCK):
         data = rest + data
@@ -248,55 +230,9 @@ def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
         cut = len(data) if cut < 0 else cut
         text = data[:cut].decode("utf-8", "replace")
         rest = data[cut + 1 :]
-        yield "\n" + (text.replace("\r\n", "\n") if "\r" in text else text).replace("\x00", "")
+        yield (text.replace("\r\n", "\n") if "\r" in text else text).replace("\x00", "")
     if rest:
-        yield "\n" + rest.decode("utf-8", "replace").replace("\r", "").replace("\x00", "")
-
-
-Message = tuple[str, str, _Day, _Clock, str]  # raw day, raw clock, what they are, body
-_NOWHERE: tuple[_Day, _Clock] = (("", None), (0, "", ""))
-
-
-def _messages(stream: BinaryIO, header: re.Pattern[str], times: _Times, limits: Limits) -> Iterator[Iterable[Message]]:
-    """The messages of the file, in slices: the body of the last one of a block may go on in the next. Text that
-    belongs to no header comes with an empty day."""
-    last: Message | None = None
-    for block in _blocks(stream, limits):
-        parts = header.split(block)
-        raw_days, raw_clocks, bodies = parts[1::3], parts[2::3], parts[3::3]
-        days, clocks = times.of_days(raw_days), times.of_clocks(raw_clocks)
-        if parts[0] and last is None:
-            yield [("", "", *_NOWHERE, parts[0])]
-        elif parts[0] and last is not None and len(last[4]) < limits.max_line_bytes:
-            last = (*last[:4], last[4] + parts[0])
-        if not bodies:
-            continue
-        if last is not None:
-            yield [last]
-        if None in days or None in clocks:
-            found = _without_bad_times(raw_days, raw_clocks, days, clocks, bodies)
-            last = found.pop()
-            yield found
-        else:
-            last = raw_days.pop(), raw_clocks.pop(), days.pop(), clocks.pop(), bodies.pop()  # type: ignore[assignment]
-            yield zip(raw_days, raw_clocks, days, clocks, bodies)  # type: ignore[arg-type] # noqa: B905
-    if last is not None:
-        yield [last]
-
-
-def _without_bad_times(
-    raw_days: list[str], raw_clocks: list[str], days: list[_Day | None], clocks: list[_Clock | None], bodies: list[str]
-) -> list[Message]:
-    """What looks like a header and names no date is a line of the message before."""
-    found: list[Message] = []
-    for raw_day, raw_clock, day, clock, body in zip(raw_days, raw_clocks, days, clocks, bodies, strict=True):
-        if day is not None and clock is not None:
-            found.append((raw_day, raw_clock, day, clock, body))
-        elif found:
-            found[-1] = (*found[-1][:4], f"{found[-1][4]}\n{raw_day}, {raw_clock} - {body}")
-        else:
-            found.append(("", "", *_NOWHERE, f"{raw_day}, {raw_clock} - {body}"))
-    return found
+        yield rest.decode("utf-8", "replace").replace("\r", "").replace("\x00", "")
 
 
 def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
@@ -304,44 +240,77 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
     if learnt.ambiguous:
         yield LeftOut("whether the day or the month comes first cannot be told from this file: the day was taken; "
                       "[profiles.<name>] day_first decides")  # fmt: skip
-    chat = conversation(facts)
-    names: dict[str, str] = {}
     times = _Times(learnt.order, facts.locale.zone or UTC)
-    make = tuple.__new__  # the speed of this loop is that of the reader
-    for found in _messages(stream, learnt.header, times, limits):
-        for raw_day, raw_clock, (day, hours), clock, body in found:
-            local = day + clock[1]
-            utc = hours[clock[0]] + clock[2] if hours else times.utc(local) if day else ""
-            name, _, text = body.partition(": ")
-            if (
-                name in names and text and text[0] not in _ODD_FIRST and text[-1] not in _ODD_LAST
-                and "\n" not in text and "://" not in text
-                and (len(text) > _LONGEST_EXACT or text.casefold() not in _EXACT)
-            ):  # fmt: skip
-                yield make(Utterance, (SOURCE, chat, names[name], text, f"{raw_day}, {raw_clock}", utc, False, None,
-                                       local, None, None, None, None, ""))  # fmt: skip
-            else:
-                yield _one(raw_day, raw_clock, local, utc, body, chat, names, learnt.ios)
+    chat = _Chat(conversation(facts), learnt.ios, _FORMS["ios" if learnt.ios else "android"], times)
+    names, days, clocks = chat.names, times.days, times.clocks
+    skip, between, after = len(learnt.before), learnt.between, learnt.after
+    name_chat, make = chat.name, tuple.__new__
+    # The message that is open, until the next header. The speed of this loop is that of the reader: what is
+    # unusual in any way is left to _Chat.
+    head = local = utc = body = ""
+    more: list[str] = []
+    size = 0
+    for block in _blocks(stream, limits):
+        for line in block.split("\n"):
+            found, _, rest = line[skip:].partition(after) if skip else line.partition(after)
+            day, _, clock = found.partition(between)
+            try:
+                iso, hours = days[day]
+                hour, rest_local, rest_utc = clocks[clock]
+            except KeyError:
+                header = chat.header(line)
+                if header is None:
+                    if size < limits.max_line_bytes:
+                        more.append(line)
+                        size += len(line) + 1
+                    continue
+                found, (iso, hours), (hour, rest_local, rest_utc), rest = header
+            if head or more:
+                name, _, text = body.partition(": ")
+                if (
+                    not more and name in names and text and text[0] not in _ODD_FIRST and text[-1] not in _ODD_LAST
+                    and text not in _EXACT and "://" not in text
+                ):  # fmt: skip
+                    yield make(Utterance, (SOURCE, name_chat, names[name], text, head, utc, False, None, local,
+                                           None, None, None, None, ""))  # fmt: skip
+                else:
+                    yield chat.weighed(head, local, utc, "\n".join([body, *more]))
+                    more, size = [], 0
+            head, local, body = found, iso + rest_local, rest
+            utc = hours[hour] + rest_utc if hours else times.utc(local)
+    if head or more:
+        yield chat.weighed(head, local, utc, "\n".join([body, *more]))
 
 
-def _one(
-    day: str, clock: str, local: str, utc: str, body: str, chat: str, names: dict[str, str], ios: bool
-) -> Utterance | LeftOut | BadItem:
-    """A message that wants a closer look."""
-    if not day:
-        return BadItem("beginning", f"text in front of the first message: {body.strip()[:80]!r}")
-    raw = f"{day}, {clock}"
-    name, colon, text = body.partition(": ")
-    if name not in names:
-        if not colon or "\n" in name or '"' in name or "“" in name or "«" in name or len(name) > 100:
-            empty = name.endswith(":") and "\n" not in name
-            return LeftOut("an empty message, or one that could be seen once" if empty else "a notice of WhatsApp",
-                           "", body[:300], raw, utc, False)  # fmt: skip
-        names[name] = name.strip(_STRIPPED).removeprefix("~").strip(_STRIPPED)
-    why, text = _weighed(text, ios)
-    if why is None:
-        return Utterance(SOURCE, chat, names[name], text, raw, utc, False, None, local)
-    return LeftOut(why, names[name], text[:300], raw, utc, False)
+class _Chat:
+    """What the fast loop does not decide: headers of another form, and messages that are none."""
+
+    def __init__(self, name: str, ios: bool, header: re.Pattern[str], times: _Times) -> None:
+        self.name, self._ios, self._header, self._times = name, ios, header, times
+        self.names: dict[str, str] = {}  # as they stand in the file: as they are
+
+    def header(self, line: str) -> tuple[str, _Day, _Clock, str] | None:
+        """(raw time, day, clock, the rest of the line) where a line begins a message."""
+        found = self._header.match(f"\n{line}") if line else None
+        when = None if found is None else self._times.of(found[1], found[2])
+        if found is None or when is None:  # or what looks like one and names no date
+            return None
+        return line[found.start(1) - 1 : found.end(2) - 1], *when, line[found.end() - 1 :]
+
+    def weighed(self, raw: str, local: str, utc: str, body: str) -> Utterance | LeftOut | BadItem:
+        if not raw:
+            return BadItem("beginning", f"text in front of the first message: {body.strip()[:80]!r}")
+        name, colon, text = body.partition(": ")
+        if name not in self.names:
+            if not colon or "\n" in name or '"' in name or "“" in name or "«" in name or len(name) > 100:
+                empty = name.endswith(":") and "\n" not in name
+                return LeftOut("an empty message, or one that could be seen once" if empty else "a notice of WhatsApp",
+                               "", body[:300], raw, utc, False)  # fmt: skip
+            self.names[name] = name.strip(_STRIPPED).removeprefix("~").strip(_STRIPPED)
+        why, text = _weighed(text, self._ios)
+        if why is None:
+            return Utterance(SOURCE, self.name, self.names[name], text, raw, utc, False, None, local)
+        return LeftOut(why, self.names[name], text[:300], raw, utc, False)
 
 
 def _weighed(text: str, ios: bool) -> tuple[str | None, str]:

@@ -59,7 +59,7 @@ def test_forgotten_while_it_is_being_trained(night: Night) -> None:
         until(lambda: len(events(night, "job_started")) == 2)
         dry = daemon.say("forget", id_[:12], "--dry-run")
         assert dry.returncode == 0, dry.stderr
-        assert "would forget 1 memory" in dry.stdout and "rm -r" in dry.stdout or "in use" in dry.stdout
+        assert "would forget 1 memory" in dry.stdout and "in use" in dry.stdout
         also = json.loads(daemon.say("forget", id_[:12], "--dry-run", "--json").stdout)["said_by"]
         done = daemon.say("forget", id_[:12], *also, "--yes")
         assert done.returncode == 0, done.stderr
