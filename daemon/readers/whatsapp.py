@@ -44,6 +44,7 @@ _LOWER = words.MEDIA | words.CALLS | words.DELETED
 _EXACT = _LOWER | {text[:1].upper() + text[1:] for text in _LOWER} | {text.upper() for text in _LOWER if len(text) < 16}
 _ODD_FIRST = frozenset(_STRIPPED + "<\n~")
 _ODD_LAST = frozenset(_STRIPPED + ")>\n")
+_HOURS = tuple(f"{n:02}" for n in range(24))
 _NUMBERS = re.compile(r"\d+")
 _COPY = re.compile(r"(?:\s*\(\d+\)|\s+copy|\s+-\s+copy)$", re.IGNORECASE)
 _IN_ANGLES = re.compile(r"[\s\u200e]*<([^<>\n]{3,80})>[\s\u200e]*$")
@@ -197,8 +198,9 @@ class _Times:
         offset, later = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
         hours: list[str] | None = None
         if offset is not None and offset == later and not offset.total_seconds() % 3600:
-            begin = midnight.replace(tzinfo=UTC) - offset
-            hours = [(begin + timedelta(hours=n)).strftime("%Y-%m-%dT%H") for n in range(24)]
+            begin = midnight.replace(tzinfo=None) - offset
+            first, second = begin.date().isoformat(), (begin.date() + timedelta(days=1)).isoformat()
+            hours = [f"{first}T{n}" for n in _HOURS[begin.hour :]] + [f"{second}T{n}" for n in _HOURS[: begin.hour]]
         return found.isoformat(), hours
 
     def _clock(self, text: str) -> _Clock | None:
