@@ -4,16 +4,16 @@
 writes nothing.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from daemon.ledger import Database, alike, memories
 from daemon.records import Memory
-from daemon.rules import duplicates
+from daemon.rules import classic, duplicates
 from daemon.rules.curation import Curation, clean, is_boilerplate, judge
 from daemon.rules.prompts import Prompts
-from daemon.rules.samples import make_samples
+from daemon.rules.samples import make_samples, shown
 from trainer.contract import Sample
 
 Row = tuple[int, int, str, Memory]  # seq, batch, id, memory
@@ -37,12 +37,17 @@ class Dataset:
     prompts: Prompts
     seed: int
     system_prompt: str = ""
+    builder: Literal["advanced", "classic"] = "advanced"
     pulse: Callable[[], None] = lambda: None  # called often: whoever waits must not think us dead
     used: list[tuple[int, int, str, int]] = field(default_factory=list)  # seq, batch, id, samples
     left_out: dict[int, str] = field(default_factory=dict)  # seq -> reason
     bands: list[tuple[int, int]] = field(default_factory=list)  # (band, seq) of the used ones
+    _pairs: set[tuple[str, ...]] = field(default_factory=set)  # of the classic builder
     _own: dict[int, list[tuple[int, str, str]]] = field(default_factory=dict)  # band -> (seq, id, text) of this job
-    _keys: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        if self.builder == "classic":
+            self.curation = classic.plain(self.curation)
 
     def entries(self, rows: Iterable[Row]) -> Iterator[Entry]:
         """Those that are learnt, in order; `used`, `left_out` and `bands` are full when it has ended."""
@@ -54,6 +59,10 @@ class Dataset:
             if reason is None:
                 samples = make_samples(memory, self.curation, self.prompts, self.seed, self.system_prompt)
                 reason = None if samples else "it gives no sample"
+            if self.builder == "classic" and samples:
+                samples = [one for one in samples if classic.pair(one) not in self._pairs]
+                self._pairs.update(map(classic.pair, samples))
+                reason = None if samples else "the same question and answer as before"
             if reason is not None:
                 self.left_out[seq] = reason
                 continue
@@ -64,7 +73,7 @@ class Dataset:
         verdict = judge(memory, self.curation)  # the settings may have changed since it was read
         if not verdict.keep:
             return verdict.reason
-        key = alike.text_key(self.db, seq)
+        key = None if memory.payload else alike.text_key(self.db, seq)
         if key is not None and is_boilerplate(alike.times(self.db, key), self.curation):
             return "boilerplate: the same text again and again"
         text = said_in(memory)
@@ -96,8 +105,9 @@ class Dataset:
 
 
 def said_in(memory: Memory) -> str:
-    """What two memories are compared by: the question and the answer, or the text."""
-    return memory.content if memory.response is None else f"{memory.content}\n{memory.response}"
+    """What two memories are compared by: the question and the answer, or the text; of a tool call its data as well."""
+    said = memory.content if memory.response is None else f"{memory.content}\n{memory.response}"
+    return f"{said}\n{shown(memory.payload)}" if memory.payload else said
 
 
 def curated_form(id_: str, memory: Memory, mode: str, curation: Curation) -> dict[str, object]:

@@ -81,12 +81,27 @@ class Ingestion:
                 self._put_away([row], now)
         if unknown:
             self.register(unknown, now)
-        seen = jobs.get_meta(world.db, "aliases_seen")
-        aliases = json.dumps(world.aliases, ensure_ascii=False)
-        if seen != aliases:  # changed in the settings
-            with world.db.transaction():
-                jobs.set_meta(world.db, "aliases_seen", aliases)
-                batches.read_again(world.db)
+        if self._changed("aliases", json.dumps(world.aliases, ensure_ascii=False)):
+            self.owner_named()
+        if self._changed("curation", world.curation_sha256):
+            self._judge_again()
+
+    def _changed(self, what: str, value: str) -> bool:
+        """Whether a setting is another one than when we last looked."""
+        db, key = self._world.db, f"{what}_seen"
+        before = jobs.get_meta(db, key)
+        if before != value:
+            with db.transaction():
+                jobs.set_meta(db, key, value)
+        return before is not None and before != value
+
+    def _judge_again(self) -> None:
+        """Other rules: what was left out may be taken after all. What was taken stays; it is judged at each freeze."""
+        db, curation = self._world.db, self._world.curation
+        passed = [(seq, batch) for seq, batch, _, one in memories.skipped(db) if judge(one, curation).keep]
+        with db.transaction():
+            memories.take_after_all(db, passed)
+        self._log.info("curation_changed", taken_after_all=len(passed))
 
     def put_away(self, batch: int, now: str) -> None:
         """A batch that a person decided on: its file goes where it belongs."""

@@ -20,6 +20,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("needs_owner", "claimed"),
         ("needs_owner", "discarded"),
         ("read", "done"),
+        ("done", "read"),  # other settings of curation let a memory of it pass after all
         ("read", "held"),
         ("held", "read"),
         ("held", "discarded"),
@@ -27,6 +28,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
     "memories": (
         ("waiting", "frozen"),
         ("waiting", "skipped"),
+        ("skipped", "waiting"),
         ("waiting", "discarded"),
         ("frozen", "trained"),
         ("frozen", "held"),

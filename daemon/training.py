@@ -157,7 +157,7 @@ class Training:
         folder = paths.jobs / f"{number}-finetune"
         staged = jobdir.stage(paths.jobs, number)
         dataset = Dataset(
-            db, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt, self._pulse
+            db, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt, pulse=self._pulse
         )
         for_probes: list[Memory] = []
         samples_sha256 = jobdir.write_lines(

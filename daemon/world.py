@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from tzlocal import get_localzone
 
 from daemon import ledger
+from daemon.durable import sha256_file
 from daemon.home import Home, ProfilePaths
 from daemon.ledger import jobs
 from daemon.readers import Locale
@@ -47,6 +48,12 @@ class World:
         changed = [name for name in have if normal_name(name) not in {normal_name(one) for one in names}]
         with self.db.transaction():
             jobs.set_meta(self.db, "aliases", json.dumps([*changed, *names] if add else changed, ensure_ascii=False))
+
+    @property
+    def curation_sha256(self) -> str:
+        """Of `etc/curation.toml`, which says what is left out."""
+        path = self.home.etc / "curation.toml"
+        return sha256_file(path) if path.exists() else ""
 
     @property
     def chat_rules(self) -> ChatRules:

@@ -27,6 +27,7 @@ def register(subparsers: "Subparsers") -> None:
     parser.add_argument("--old-samples", type=whole, metavar="N", help="how many old ones (setting: cycle.old_samples)")
     parser.add_argument("--max", type=whole, metavar="N", help="at most so many memories; old ones are left out first")
     parser.add_argument("--mode", choices=_MODES, help="only memories of this cognitive mode")
+    parser.add_argument("--dataset-builder", choices=("advanced", "classic"), help="of a cycle (setting: cycle.dataset_builder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the samples there, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     parser.set_defaults(run=_preview)
@@ -74,7 +75,8 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
         seed = int(jobs.get_meta(db, "seed") or settings.seed(args.profile))
         most = args.max if args.max is not None else settings.jobs.max_memories_per_job
         seqs, chosen = preview.rows_of(db, _window(args, settings), utc_now(), seed, most)
-        dataset = Dataset(db, curation, prompts, seed, settings.curation.system_prompt)
+        builder = args.dataset_builder or (settings.cycle.dataset_builder if chosen["cycle"] else "advanced")
+        dataset = Dataset(db, curation, prompts, seed, settings.curation.system_prompt, builder)
         try:
             found = preview.report(
                 dataset, memories.by_seq(db, seqs), settings.recipe(args.profile), home.state, mode=args.mode,

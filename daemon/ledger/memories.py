@@ -195,6 +195,18 @@ def skip(db: Database, reasons: Mapping[int, str]) -> None:
                    [(reason, seq) for seq, reason in reasons.items()])  # fmt: skip
 
 
+def skipped(db: Database) -> Iterator[tuple[int, int, str, Memory]]:
+    """(seq, batch, id, memory) of memories that curation left out."""
+    for row in db.all("SELECT seq FROM memories WHERE state='skipped' AND reason IS NOT ?", (messages.SUPERSEDED,)):
+        yield from by_seq(db, [row["seq"]])
+
+
+def take_after_all(db: Database, found: Sequence[tuple[int, int]]) -> None:
+    """(seq, batch) of skipped memories that wait now."""
+    db.executemany("UPDATE memories SET state='waiting', reason=NULL WHERE seq=?", [(seq,) for seq, _ in found])
+    db.executemany("UPDATE batches SET state='read' WHERE id=? AND state='done'", [(batch,) for _, batch in found])
+
+
 def move_job(db: Database, job: int, old: str, new: str, reason: str | None = None) -> int:
     """Move the memories that are `new` in a job from one state to the next; gives how many."""
     expected = db.number("SELECT count(*) FROM job_memories WHERE job=? AND use='new'", (job,))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from daemon.ledger.database import Database
 from daemon.records import Part
 
+SUPERSEDED = "superseded by an edited text"
+
 
 def insert(db: Database, messages: Iterable[tuple[str, Part]]) -> None:
     """(id of the memory, message): the memory must have been inserted."""
@@ -50,6 +52,6 @@ def known(db: Database, parts: Sequence[Part]) -> tuple[set[bytes], set[int]]:
 def supersede(db: Database, memories: Iterable[int]) -> None:
     """Put aside memories that wait, of which a message came again with another text."""
     db.executemany(
-        "UPDATE memories SET state='skipped', reason='superseded by an edited text' WHERE seq=? AND state='waiting'",
-        ((seq,) for seq in memories),
+        "UPDATE memories SET state='skipped', reason=? WHERE seq=? AND state='waiting'",
+        ((SUPERSEDED, seq) for seq in memories),
     )

@@ -47,7 +47,7 @@ __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
 STREAM_READERS: tuple[StreamReader, ...] = (
     telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
-    day_one.READER, mail.READER, csv_rows.READER, whatsapp.READER)  # fmt: skip
+    day_one.READER, mail.READER, whatsapp.READER, csv_rows.READER)  # fmt: skip
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (
@@ -113,6 +113,7 @@ def read_tree(
     left = set(tree.paths())
     good = False
     reasons: list[str] = []
+    passed: dict[str, int] = {}
     for reader in TREE_READERS:
         claimed = reader.claims(tree) & left
         if claimed:
@@ -123,6 +124,7 @@ def read_tree(
     for path in sorted(left):
         name = path.rpartition("/")[2]
         if why := archives.why_passed_over(path, COMPANIONS):
+            passed[why] = passed.get(why, 0) + 1
             yield LeftOut(why, where=path)
             continue
         try:
@@ -135,7 +137,9 @@ def read_tree(
             reasons.append(f"{path}: {refusal}")
             yield BadItem(path, str(refusal))
     if not good:
-        raise Refused("no file in it could be taken" + (f": {'; '.join(reasons[:_REASONS_SHOWN])}" if reasons else ""))
+        reasons += [f"{why} ({number:,} files)" for why, number in passed.items()]
+        shown = "; ".join(reasons[:_REASONS_SHOWN]) or "it is empty"
+        raise Refused(f"no file in it could be taken: {shown}")
 
 
 def _placed(one: Heard, path: str) -> Heard:

@@ -28,7 +28,8 @@ _KNOWN_BINARY = (
     (b"%PDF-", "a PDF"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
-    (b"SQLite format 3", "a database"),
+    (b"SQLite format 3", "a database; for iMessage's chat.db export text with imessage-exporter, for others JSON or text"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document or an Outlook message: save it as text or .eml"),
     (b"{\\rtf", "an RTF document"),
 )
 _MARKUP = re.compile(rb"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)

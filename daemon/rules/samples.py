@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal
 
 from daemon.records import Memory
-from daemon.rules.curation import Cleaned, Curation, clean, unmarked
+from daemon.rules.curation import Cleaned, Curation, clean, unmarked, without_private
 from daemon.rules.prompts import Prompts, choose, fill
 from daemon.rules.wording import cut_at_sentence, last_sentence, split_text
 from trainer.contract import Message, Sample
@@ -19,6 +19,7 @@ def make_samples(
     type, long ones in pieces. Tool calls and tasks are learnt as what was asked and what came of it.
     """
     memory_id = memory.id
+    memory = without_private(memory, curation)
     cleaned = clean(memory, curation, memory_id)
     if cleaned.response is not None:
         chats = _pair(memory, cleaned, curation)

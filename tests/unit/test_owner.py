@@ -179,3 +179,20 @@ def test_an_edit_after_training_is_learnt_as_well(home: Home) -> None:
     work(home)
     with read(home) as db:
         assert memories.trained_exactly_once(db) == 2
+
+
+def test_a_memory_that_was_held_for_a_secret_is_taken_once_the_settings_allow_it(home: Home) -> None:
+    (home.inbox / "note.txt").write_text("The key for the shed computer is AKIAIOSFODNN7EXAMPLQ since last spring.")
+    work(home)
+    with read(home) as db:
+        (row,) = memories.listing(db, limit=-1)
+        assert row["state"] == "skipped" and "secret" in row["reason"]
+    home.etc.mkdir(exist_ok=True)
+    (home.etc / "curation.toml").write_text('[secrets]\naction = "redact"\n')
+    work(home)
+    with read(home) as db:
+        (row,) = memories.listing(db, limit=-1)
+        assert row["state"] == "trained"
+        assert memories.trained_exactly_once(db) == 1
+    samples = [path.read_text() for path in home.profile("me").jobs.rglob("samples.jsonl")]
+    assert len(samples) == 1 and "AKIA" not in samples[0]

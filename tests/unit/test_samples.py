@@ -248,3 +248,14 @@ def test_new_types_may_have_prompts_of_their_own() -> None:
 def test_choose_is_even() -> None:
     counts = [[choose(("a", "b", "c"), n) for n in range(3_000)].count(one) for one in "abc"]
     assert all(900 < count < 1_100 for count in counts)
+
+
+def test_what_is_redacted_is_redacted_in_every_sample() -> None:
+    curation = Curation.from_mapping({"secrets": {"action": "redact"}, "modes": {"conversation": "dual"}})
+    key = "AKIAIOSFODNN7EXAMPLQ"
+    pair = Memory(type="conversation", content=f"My key is {key}, keep it", response=f"I keep {key} for you")
+    call = Memory(type="tool_use", content="It ran", payload={"tool": "deploy", "inputs": {"key": key}, "outputs": key})
+    for memory in (pair, call):
+        samples = make_samples(memory, curation, Prompts.default(), 0)
+        assert samples and key not in "".join(sample.model_dump_json() for sample in samples)
+        assert {sample.memory for sample in samples} == {memory.id}
