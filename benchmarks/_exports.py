@@ -1,15 +1,19 @@
 """Exports of so many messages as the programs write them, made from a seed, for the benchmark of the readers."""
 
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 START = datetime(2019, 3, 15, 8, 0, tzinfo=UTC)  # a day that is no month
 NAMES = ("Anna Lindqvist", "Jonas")
 PER_CHAT = 20  # messages of one conversation with an AI
+PER_FILE = 10_000  # messages of one file of Facebook
 _WORDS = (
     "the river was high again and we walked home along the old road past the mill with bread apples two letters "
     "a dog näher größer été où мир чай 日本 tea 🌊 🙂 van sold cello quiet evening train late sorry tomorrow really no "
@@ -145,15 +149,15 @@ def discord(file: TextIO, count: int) -> None:
     file.write(f'\n  ],\n  "messageCount": {count}\n}}')
 
 
-def facebook(file: TextIO, count: int) -> None:
-    """Newest first, its UTF-8 written as if it were Latin-1. (One real file holds 10,000 messages.)"""
+def facebook(file: TextIO, count: int, first: int, messages: Iterator[tuple[int, int, str, datetime]]) -> None:
+    """One file of a thread: newest first, its UTF-8 written as if it were Latin-1."""
     people = ",".join(f'\n    {{\n      "name": "{name}"\n    }}' for name in NAMES)
     file.write(f'{{\n  "participants": [{people}\n  ],\n  "messages": [')
     last = int((START + timedelta(days=3000)).timestamp() * 1000)
-    for number, who, text, _ in _said(count):
+    for number, who, text, _ in islice(messages, count):
         wrong = json.dumps(text.encode().decode("latin-1"))
         file.write(
-            f'{"," if number else ""}\n    {{\n      "sender_name": "{NAMES[who]}",\n'
+            f'{"," if number > first else ""}\n    {{\n      "sender_name": "{NAMES[who]}",\n'
             f'      "timestamp_ms": {last - number * 171_000},\n      "content": {wrong},\n'
             '      "is_geoblocked_for_viewer": false,\n      "is_unsent_image_by_messenger_kid_parent": false\n    }'
         )
@@ -163,26 +167,39 @@ def facebook(file: TextIO, count: int) -> None:
     )
 
 
+def _facebook_zip(path: Path, count: int) -> None:
+    """The files of a thread hold 10,000 messages each, the first file the newest."""
+    said = _said(count)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for first in range(0, count, PER_FILE):
+            member = f"your_facebook_activity/messages/inbox/jonas_1/message_{first // PER_FILE + 1}.json"
+            with archive.open(member, "w") as raw, io.TextIOWrapper(raw, "utf-8") as file:
+                facebook(file, min(PER_FILE, count - first), first, said)
+
+
 def whatsapp(file: TextIO, count: int) -> None:
     for number, who, text, when in _said(count):
         shown = "<Media omitted>" if number % 40 == 9 else text
         file.write(f"{when.day:02}/{when.month:02}/{when:%y}, {when:%H:%M} - {NAMES[who]}: {shown}\n")
 
 
-EXPORTS: dict[str, tuple[Callable[[TextIO, int], None], str]] = {
+_TEXTS: dict[str, tuple[Callable[[TextIO, int], None], str]] = {
     "telegram": (telegram, "result.json"),
     "chatgpt": (chatgpt, "conversations.json"),
     "claude": (claude, "conversations.json"),
     "discord": (discord, "Direct Messages - jonas [91].json"),
-    "facebook": (facebook, "message_1.json"),
     "whatsapp": (whatsapp, "WhatsApp Chat with Jonas.txt"),
 }
+EXPORTS = (*_TEXTS, "facebook")
 
 
-def write(format_name: str, folder: Path, count: int) -> Path:
-    made, name = EXPORTS[format_name]
+def write(name: str, folder: Path, count: int) -> Path:
+    """Makes the export of `count` messages in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    with open(path, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as file:
+    if name == "facebook":
+        _facebook_zip(folder / "facebook-anna.zip", count)
+        return folder / "facebook-anna.zip"
+    made, file_name = _TEXTS[name]
+    with open(folder / file_name, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as file:
         made(file, count)
-    return path
+    return folder / file_name

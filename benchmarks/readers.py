@@ -31,22 +31,32 @@ PREFIX = {  # of a plain pass
 }  # fmt: skip
 LEAST_TIMED = 100_000  # messages that a process reads at least: a short file is read several times
 
-CHILD = """
-import json, os, re, resource, sys, time
+# One header of Android with its variants, as people write the pattern who read such a file line by line.
+HEADER = r"(\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}),? (\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?) - ([^:]+): (.*)"
+
+CHILD = f"HEADER = {HEADER!r}" + """
+import io, json, os, re, resource, sys, time, zipfile
 what, path, argument, times = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 name, size = os.path.basename(path), os.path.getsize(path)
+def opened():  # the file itself, or those in a zip
+    if not path.endswith(".zip"):
+        yield open(path, "rb")
+    else:
+        archive = zipfile.ZipFile(path)
+        for member in archive.namelist():
+            yield io.BufferedReader(archive.open(member), 1 << 16)
 if what == "limit" and argument:
     import ijson
     def once():
         count = 0
-        with open(path, "rb") as file:
+        for file in opened():
             for _ in ijson.items(file, argument, use_float=True):
                 count += 1
         return count
 elif what == "limit":
-    header = re.compile(r"(\\d{1,2}/\\d{1,2}/\\d{2,4}), (\\d{1,2}:\\d{2}) - ([^:]+): ").match
+    header = re.compile(HEADER).match
     def once():
         count = 0
         with open(path, encoding="utf-8") as file:

@@ -110,15 +110,15 @@ class Eraser:
         if not times:
             return
         new = without_records(data, self.ids, self.touched, self.needles.cut) if path.name in RECORDS else data
-        if new is not None and self.needles.in_bytes(new):
+        if new is not None and self.needles.are_in(new):
             new = _by_line(path, new, self.needles)
-        if new is None or self.needles.in_bytes(new) or (path.suffix == ".json" and not _is_json(new)):
+        if new is None or self.needles.are_in(new) or (path.suffix == ".json" and not _is_json(new)):
             self._remove(path, times, "what was to go could not be taken out of it alone")
         else:
             self._rewrite(path, data, new, times)
 
     def _times(self, path: Path, data: bytes) -> int:
-        times = sum(data.count(form) for form in self.needles.in_bytes(data))
+        times = self.needles.count(data)
         if path.name in RECORDS:
             records = named_in(data) & (self.ids | self.touched)
             if records and without_records(data, self.ids, self.touched, self.needles.cut) != data:
@@ -129,7 +129,7 @@ class Eraser:
         tail = b""
         with open(path, "rb") as file:
             while chunk := file.read(_CHUNK):
-                if self.needles.in_bytes(tail + chunk):
+                if self.needles.are_in(tail + chunk):
                     return True
                 tail = chunk[-65536:]
                 self.pulse()
@@ -151,11 +151,11 @@ class Eraser:
             data = b"" if large else path.read_bytes()
         except FileNotFoundError:
             return
-        found = self._in_large(path) if large else bool(self.needles.in_bytes(data))
+        found = self._in_large(path) if large else self.needles.are_in(data)
         told = self.look(path, path.name)
         if not found and not told.holds:
             return
-        times = max(1, sum(data.count(form) for form in self.needles.in_bytes(data)))
+        times = max(1, self.needles.count(data))
         if not told.rest and told.holds:
             self._remove(path, times, "nothing else is in it")
             return
@@ -170,7 +170,7 @@ class Eraser:
         """JSON, lines of JSON or text without what is forgotten. None where something of it would be left."""
         for way in (self._json_without, self._lines_without, self._text_without):
             new = way(data, name)
-            if new is not None and not self.needles.in_bytes(new) and not self.look(io.BytesIO(new), name).holds:
+            if new is not None and not self.needles.are_in(new) and not self.look(io.BytesIO(new), name).holds:
                 return new
         return None
 
@@ -197,7 +197,7 @@ class Eraser:
                 out.append(line)
             elif not self._all_of(value, name):
                 cut = self._cut_strings(value)
-                kept = cut == value and not self.needles.in_bytes(line)
+                kept = cut == value and not self.needles.are_in(line)
                 out.append(line if kept else dumped(cut) + b"\n")
         return b"".join(out)
 
@@ -220,7 +220,7 @@ class Eraser:
 
     def _dropped_folder(self, folder: Path) -> None:
         files = self.folder_files(folder)
-        hits = {name for name, _ in files if self.needles.in_bytes((folder / name).read_bytes())}
+        hits = {name for name, _ in files if self.needles.are_in((folder / name).read_bytes())}
         told = self.look(folder, folder.name)
         if not hits and not told.holds:
             return
@@ -293,7 +293,7 @@ def _dropped(folder: Path) -> Iterator[Path]:
 def _by_line(path: Path, data: bytes, needles: Needles) -> bytes:
     """Logs lose the whole line, everything else the words."""
     if path.suffix in (".jsonl", ".log") or ".jsonl." in path.name:
-        return b"".join(line for line in data.splitlines(keepends=True) if not needles.in_bytes(line))
+        return b"".join(line for line in data.splitlines(keepends=True) if not needles.are_in(line))
     return needles.cut_bytes(data)
 
 

@@ -157,7 +157,7 @@ def _clean_copy(world: World, copy: Path, eraser: Eraser, subject: Subject) -> N
                 _named(beside, suffix).unlink(missing_ok=True)
     except (sqlite3.DatabaseError, migrations.SchemaError, ledger.LedgerError) as error:
         _log.warning("copy_unreadable", profile=world.name, path=str(copy), reason=str(error))
-        if subject.needles.in_bytes(copy.read_bytes()):
+        if subject.needles.are_in(copy.read_bytes()):
             eraser.places.append(Place(copy, 1, "kept", f"it cannot be read as a ledger: {error}"))
 
 

@@ -7,6 +7,7 @@ records are found by its id.
 
 import hashlib
 import html
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
 _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _WORD_BYTES = re.compile(rb"[A-Za-z0-9]+")
-_INNER_WORD = re.compile(r"(?<=[ ,;:.!?(-])[A-Za-z0-9]{3,}(?=[ ,;:.!?)-])")
+# Two words with a space between them, inside a text: they stand so in every form but UTF-16.
+_INNER_PAIR = re.compile(r"(?<=[ ,;:.!?(-])(?=([A-Za-z0-9]{2,}) ([A-Za-z0-9]{2,})[ ,;:.!?)-])")
 
 
 def lines_of(text: str) -> Iterator[str]:
@@ -98,14 +100,14 @@ class Needles:
         self.pieces = sorted(set(pieces), key=lambda piece: (-len(piece), piece))
         self._rank = {piece: number for number, piece in enumerate(self.pieces)}
         self._plain: list[str] = []  # tried always
-        self._by_word: dict[str, list[str]] = {}  # tried where the word occurs
+        self._by_pair: dict[tuple[str, str], list[str]] = {}  # tried where these two words follow one another
         for piece in self.pieces:
-            words = _INNER_WORD.findall(piece) if len(self.pieces) > _FEW else []
-            if words:
-                self._by_word.setdefault(max(words, key=len), []).append(piece)
+            pairs = _INNER_PAIR.findall(piece) if len(self.pieces) > _FEW else []
+            if pairs:
+                self._by_pair.setdefault(max(pairs, key=lambda pair: len(pair[0]) + len(pair[1])), []).append(piece)
             else:
                 self._plain.append(piece)
-        self._forms = lru_cache(maxsize=4096)(forms_of)
+        self._forms = lru_cache(maxsize=65536)(forms_of)
 
     def __bool__(self) -> bool:
         return bool(self.pieces)
@@ -113,23 +115,40 @@ class Needles:
     def in_text(self, text: str) -> list[str]:
         """Those that occur in a text, the longest first."""
         found = [piece for piece in self._plain if piece in text]
-        if self._by_word:
-            for word in set(_WORD.findall(text)) & self._by_word.keys():
-                found += [piece for piece in self._by_word[word] if piece in text]
+        if self._by_pair:
+            words = _WORD.findall(text)
+            for pair in self._by_pair.keys() & set(itertools.pairwise(words)):
+                found += [piece for piece in self._by_pair[pair] if piece in text]
         return sorted(found, key=self._rank.__getitem__)
 
-    def in_bytes(self, data: bytes) -> list[bytes]:
-        """The forms of them that occur in a file's bytes, the longest first."""
+    def are_in(self, data: bytes) -> bool:
+        """Whether a file's bytes hold any of them, in any form."""
+        return any(self._in_part(part) for part in self._parts(data))
+
+    def count(self, data: bytes) -> int:
+        return sum(part.count(form) for part in self._parts(data) for form in self._in_part(part))
+
+    def cut_bytes(self, data: bytes) -> bytes:
+        """The bytes without them."""
+        out = []
+        for part in self._parts(data):
+            for form in self._in_part(part):
+                part = part.replace(form, b"")
+            out.append(part)
+        return b"".join(out)
+
+    def _parts(self, data: bytes) -> list[bytes]:
+        """Lines, where there are many to look for: none of them goes over a line's end, but for UTF-16."""
+        return data.splitlines(keepends=True) if self._by_pair and b"\0" not in data else [data]
+
+    def _in_part(self, part: bytes) -> list[bytes]:
+        """The forms that occur in it, the longest first."""
         tried = list(self._plain)
-        if self._by_word:
-            # Where there are zero bytes it may be UTF-16: its words show once they are gone.
-            words = set(_WORD_BYTES.findall(data))
-            if b"\0" in data:
-                words |= set(_WORD_BYTES.findall(data.replace(b"\0", b"")))
-            for word, pieces in self._by_word.items():
-                if word.encode() in words:
-                    tried += pieces
-        found = {form for piece in tried for form in self._forms(piece) if form in data}
+        if self._by_pair:
+            words = [word.decode() for word in _WORD_BYTES.findall(part.replace(b"\0", b""))]
+            for pair in self._by_pair.keys() & set(itertools.pairwise(words)):
+                tried += self._by_pair[pair]
+        found = {form for piece in tried for form in self._forms(piece) if form in part}
         return sorted(found, key=lambda form: (-len(form), form))
 
     def cut(self, text: str) -> str:
@@ -145,8 +164,3 @@ class Needles:
             if rest.strip() or not line.strip():
                 lines.append(rest)
         return "\n".join(lines)
-
-    def cut_bytes(self, data: bytes) -> bytes:
-        for form in self.in_bytes(data):
-            data = data.replace(form, b"")
-        return data

@@ -29,7 +29,8 @@ NAMES = _made_of(_LETTERS + " '.-", 2, 16).map(lambda name: " ".join(name.split(
 # Lines that a careless reader takes for the beginning of a message, or for something of the format.
 _TRAPS = (
     "12/31/2019, 11:59 PM - Anna: no", "[31/12/2022, 11:40:26] Bo: no", "Note: this", "a: b: c", '{"text": "no"}',
-    "[{", "```", "---", "read this <book>", "why <https://example.org/a>", "<b>bold</b> &amp; so on", "https://example.org/a?b=1&c=[2]", "\\n \\u0041", '"quoted"', "null",
+    "[{", "```", "---", "<b>bold</b> &amp; so on", "https://example.org/a?b=1&c=[2]", "\\n \\u0041", '"quoted"', "null",
+    "read this <book>", "why <https://example.org/a>", "(see the file attached)", "he said: <no media omitted> or so",
 )  # fmt: skip
 _LINE = st.one_of(
     _made_of(_LETTERS + _SIGNS, 1, 60),

@@ -447,7 +447,10 @@ def test_needles_of_many_are_found_like_needles_of_few() -> None:
     said = f"before {lines[17]} after"
     assert needles.in_text(said) == [lines[17]]
     for form in forms_of(lines[17]):
-        assert form in needles.in_bytes(b'{"x": "' + form + b'"}')
+        data = b'{"x": "' + form + b'"}'
+        assert needles.are_in(data) and needles.count(data) >= 1
+        assert not needles.are_in(needles.cut_bytes(data))
+    assert not needles.are_in(b'{"x": "On day 17 I met nobody"}')
     assert needles.cut(f"first\n{lines[3]}\nlast") == "first\nlast"
     assert needles.in_text("On day 17 I met nobody") == []
 
