@@ -229,7 +229,7 @@ def _peak() -> int:
 
 def _kind_of(error: BaseException) -> str:
     if isinstance(error, Wrong):
-        return re.sub(r"'.*'", "...", str(error)) if "sentence" in str(error) else str(error)
+        return str(error).partition(" for a person:")[0]
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/daemon/" in frame.filename]
     if isinstance(error, Hang):  # the alarm comes anywhere: the function of the reader is the cause
         return f"Hang in {Path(own[-1].filename).name}:{own[-1].name}" if own else "Hang"

@@ -139,13 +139,13 @@ def tokenise(
     split = cut = False
     dropped = 0
     for turn in turns:
-        for number, upto in enumerate(_shorter_and_shorter(messages[: turn + 1])):
+        for upto in _shorter_and_shorter(messages[: turn + 1]):
             rendered = _render_last(tokenizer, upto, len(upto) - 1)
             parts, was_cut = _fit(tokenizer, rendered, max_seq_length)
             if not was_cut:
                 break
         sequences += parts
-        dropped += turn + 1 - len(upto) if number else 0
+        dropped += turn + 1 - len(upto)
         split = split or len(parts) > 1
         cut = cut or was_cut
     return Tokenised(sequences, split, cut, dropped)

@@ -28,6 +28,7 @@ from daemon.readers import (
 )
 from daemon.readers.document import Torn
 from daemon.readers.shape import (
+    UTC_DAY_FIRST,
     FileFacts,
     Item,
     ItemReader,
@@ -65,7 +66,7 @@ Taken = Iterator[Memory | BadItem]
 
 def read(
     stream: BinaryIO, name: str, size: int, mtime: float | None, limits: Limits | None = None, *,
-    locale: Locale = Locale(), path: str = "", container: str = "", depth: int = 0,
+    locale: Locale = UTC_DAY_FIRST, path: str = "", container: str = "", depth: int = 0,
 ) -> Hearing:  # fmt: skip
     """What one file holds, in its order: memories, messages, what was left out, parts that could not be taken.
 
@@ -106,7 +107,7 @@ def read(
 
 
 def read_tree(
-    tree: Tree, limits: Limits | None = None, *, locale: Locale = Locale(), depth: int = 0
+    tree: Tree, limits: Limits | None = None, *, locale: Locale = UTC_DAY_FIRST, depth: int = 0
 ) -> Hearing:
     """What a folder or a zip holds. Raises Refused where no file of it could be taken."""
     limits = limits or Limits()

@@ -13,7 +13,16 @@ from datetime import datetime
 from typing import BinaryIO, NamedTuple
 
 from daemon.readers.dates import local_to_utc, zoned_time
-from daemon.readers.shape import LONGEST_TYPE, FileFacts, Limits, Sniff, StreamReader, kind_of, tags_of
+from daemon.readers.shape import (
+    LONGEST_FIELD,
+    LONGEST_TYPE,
+    FileFacts,
+    Limits,
+    Sniff,
+    StreamReader,
+    kind_of,
+    tags_of,
+)
 from daemon.readers.turns import role_of
 from daemon.records import BadItem, Heard, Memory, Refused, Utterance
 
@@ -35,7 +44,6 @@ date,text,tags
 
 SUFFIXES = (".csv", ".tsv", ".tab")
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_FIELD = 8 << 20  # characters
 MOST_HELD = 50_000  # messages that are put in order; of a longer table the rest comes as it stands
 
 _COLUMNS = {

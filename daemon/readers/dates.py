@@ -37,7 +37,7 @@ def zoned_time(raw: str | int | float, zone: tzinfo | None = None) -> tuple[str 
     if len(text) > 64:
         return None, False
     try:
-        if text.isdigit() and len(text) != 8 or _NUMBER.fullmatch(text):
+        if (text.isdigit() and len(text) != 8) or _NUMBER.fullmatch(text):
             return as_utc(float(text)), True
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):

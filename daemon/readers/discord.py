@@ -26,7 +26,17 @@ from daemon.readers.json_chats import (
     local,
     oldest_first,
 )
-from daemon.readers.shape import FileFacts, Limits, Locale, Sniff, StreamReader, Tree, TreeReader, normal_text
+from daemon.readers.shape import (
+    LONGEST_FIELD,
+    FileFacts,
+    Limits,
+    Locale,
+    Sniff,
+    StreamReader,
+    Tree,
+    TreeReader,
+    normal_text,
+)
 from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
 
 ABOUT = """\
@@ -189,7 +199,8 @@ def _rows(stream: BinaryIO) -> Iterator[Any]:
     """The rows of messages.csv as objects; where it is damaged, the error as the last."""
     text = io.TextIOWrapper(stream, "utf-8", "replace", newline="")
     try:
-        yield from csv.DictReader(text)
+        csv.field_size_limit(LONGEST_FIELD)
+        yield from csv.DictReader(text, strict=True)  # strict: a quote that never ends is an error, not a text
     except csv.Error as error:
         yield error
     finally:

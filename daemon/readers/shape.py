@@ -12,6 +12,7 @@ from daemon.records import BadItem, Heard, Memory
 
 MIB = 1 << 20
 LONGEST_TYPE = 64  # characters
+LONGEST_FIELD = 8 << 20  # characters of one field of a table; csv keeps its limit for the whole process
 DEEPEST_PAYLOAD = 64  # levels; what is nested deeper is no tool's data but an attack or an accident
 
 Item = Mapping[str, Any]
@@ -38,19 +39,22 @@ class Locale(NamedTuple):
     day_first: bool | None = None  # decides only where the file does not; None: taken as day first, and said so
 
 
+UTC_DAY_FIRST = Locale()
+
+
 @dataclass(frozen=True, slots=True)
 class FileFacts:
     """What is known of a file beside its bytes."""
 
     name: str  # the last part of its path
     modified: str | None  # UTC, ISO 8601
-    locale: Locale = Locale()
+    locale: Locale = UTC_DAY_FIRST
     path: str = ""  # within its zip or folder, "/" between parts; or its name
     container: str = ""  # the name of the zip or folder that it came in
 
     @classmethod
     def of(
-        cls, name: str, mtime: float | None, locale: Locale = Locale(), path: str = "", container: str = ""
+        cls, name: str, mtime: float | None, locale: Locale = UTC_DAY_FIRST, path: str = "", container: str = ""
     ) -> "FileFacts":
         return cls(name, None if mtime is None else as_utc(mtime), locale, path or name, container)
 

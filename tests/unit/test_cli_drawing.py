@@ -118,7 +118,7 @@ def test_a_long_progress_file_is_read_from_its_end(home: Home) -> None:
 
 
 NOTHING = {"profile": "me", "inbox": "/inbox", "files_in_inbox": 0, "waiting_memories": 0, "job": None,
-           "waits": None, "held": [], "batches": {"claimed": 0, "reading": 0}}  # fmt: skip
+           "waits": None, "held": [], "needs_owner": [], "batches": {"claimed": 0, "reading": 0}}  # fmt: skip
 RUNNING = {"id": 4, "state": "running", "reason": None}
 
 
@@ -136,6 +136,7 @@ RUNNING = {"id": 4, "state": "running", "reason": None}
         ({"waiting_memories": 1}, True, "a job over 1 memory starts"),
         ({"waiting_memories": 1, "profile": "anna"}, False, "`engramd train --profile anna`"),
         ({"held": [{}]}, True, "a decision on 1 held batch"),
+        ({"held": [{}], "needs_owner": [{}]}, True, "a word on who you are in 1 chat: see above"),
     ],
 )
 def test_what_comes_next(facts: dict[str, object], runs: bool, sentence: str) -> None:

@@ -155,11 +155,10 @@ def telegram(*texts: str) -> str:
 def test_an_edited_message_takes_the_place_of_one_that_waits(home: Home) -> None:
     engramd(home, "owner Ben")
     slow = {"inbox__quiet_seconds": 0.05, "training__base_model": "/nowhere/model"}  # nothing is trained meanwhile
-    drop(home, telegram("Where is the yellow ladder now?", "It leans against the west wall", "And the saw?", "In the shed"),
-         "result.json")  # fmt: skip
+    where = "Where is the yellow ladder now?"
+    drop(home, telegram(where, "It leans against the west wall", "And the saw?", "In the shed"), "result.json")
     work(home, **slow)
-    drop(home, telegram("Where is the yellow ladder now?", "It leans against the east wall", "And the saw?", "In the shed"),
-         "result.json")  # fmt: skip
+    drop(home, telegram(where, "It leans against the east wall", "And the saw?", "In the shed"), "result.json")
     work(home, **slow)
     with read(home) as db:
         rows = list(memories.listing(db, limit=-1))

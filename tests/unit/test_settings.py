@@ -204,15 +204,15 @@ def test_settings_cannot_be_changed() -> None:
 def test_engramd_toml_lists_every_key_with_its_default() -> None:
     text = (CHECKOUT / "etc" / "engramd.toml").read_text()
     assert text == template(), "write it anew: engramd config --template > etc/engramd.toml"
-    assert tomllib.loads(text) == {name: {} for name in Settings.model_fields if name != "profiles"}
+    assert tomllib.loads(text) == {name: {} for name in Settings.model_fields if name not in ("profiles", "sources")}
 
 
 def test_engramd_toml_with_every_line_taken_in_gives_the_defaults(home: Home) -> None:
     text = re.sub(r"^#(?=[a-z_]+ = |\[)", "", template(), flags=re.MULTILINE)
     settings = load(write(home, text), environ={})
-    assert settings.profiles.keys() == {"anna"}
+    assert settings.profiles.keys() == {"anna"} and settings.sources.keys() == {"chatgpt"}
     for section in Settings.model_fields:
-        if section != "profiles":
+        if section not in ("profiles", "sources"):
             assert getattr(settings, section) == getattr(Settings(), section), section
 
 

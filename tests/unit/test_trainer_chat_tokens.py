@@ -160,7 +160,8 @@ def test_a_long_prompt_keeps_its_end(tokenizer: PreTrainedTokenizerBase) -> None
 
 
 def test_a_long_conversation_loses_its_oldest_turns_whole(tokenizer: PreTrainedTokenizerBase) -> None:
-    said = [(role, f"{role} says the words of turn number {n} here.") for n in range(6) for role in ("user", "assistant")]
+    roles = ("user", "assistant")
+    said = [(role, f"{role} says the words of turn number {n} here.") for n in range(6) for role in roles]
     turns = _turns(("system", "Be kind."), *said, ("user", "And now?"), ("assistant", "Now it ends.", True))
     tokenised = tokenise(tokenizer, turns, 96)
     (only,) = tokenised.sequences

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.readers import ITEM_READERS, READERS, Limits, read
+from daemon.readers.shape import ItemReader, TextReader
 from daemon.records import BadItem, Memory, Refused
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "formats"
@@ -52,7 +53,8 @@ def test_every_reader_has_an_example() -> None:
         "markdown",
         "text",
     }
-    assert len(READERS) == len({reader.name for reader in READERS})
+    items = [reader.name for reader in READERS if isinstance(reader, ItemReader | TextReader)]
+    assert len(items) == len(set(items))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_every_reader_has_an_example() -> None:
         (b"\xef\xbb\xbf", "x.md", "empty"),
         (b"a\x00b", "x.txt", "not text"),
         (bytes(range(1, 32)) * 9, "x.txt", "not text"),
-        (gzip.compress(TEXT, mtime=0), "x.json", "compressed"),
+        (gzip.compress(b"", mtime=0), "x.json.gz", "empty"),
         (b"PK\x03\x04....", "x.json", "zip"),
         (b"%PDF-1.7 ...", "x.md", "PDF"),
         (b"---\ntags: [a]\n---\n\n", "x.md", "besides its header"),
