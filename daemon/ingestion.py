@@ -191,7 +191,8 @@ class Ingestion:
                 remembered = self._without_forgotten(open_, item) if self._any_forgotten else item
                 found = self._without_known(open_, remembered, slice_parts) if remembered else None
                 if found is not None:
-                    judged.append(self._judged(open_, found, enough=before + len(judged) >= settings.jobs.held_out_from))
+                    enough = before + len(judged) >= settings.jobs.held_out_from
+                    judged.append(self._judged(open_, found, enough=enough))
         if open_.refused is None:
             open_.new += memories.stage(self._world.db, open_.row["id"], judged)
         return max(looked_at, 1)

@@ -23,7 +23,9 @@ EXAMPLES = 20
 _BORDERS = (5, 10, 20, 40, 80, 160, 300, 600)  # words, of the histogram of lengths
 
 
-def rows_of(db: Database, window: selection.Window | None, now: str, seed: int, most: int) -> tuple[list[int], dict[str, Any]]:
+def rows_of(
+    db: Database, window: selection.Window | None, now: str, seed: int, most: int
+) -> tuple[list[int], dict[str, Any]]:
     """(numbers of the memories, what was chosen how). `window` None: what waits for the next job."""
     if window is None:
         waiting = memories.waiting_batches(db)
@@ -64,7 +66,7 @@ def report(
             os.chmod(out, 0o600)
         spec = JobSpec(
             kind="prepare", recipe=recipe, samples_sha256=samples_sha256,
-            segments=planning.segments(found["samples"], recipe.num_train_epochs, dataset.seed) if found["samples"] else [],
+            segments=planning.segments(found["samples"], recipe.num_train_epochs if found["samples"] else 0, dataset.seed),
         )  # fmt: skip
         return found | _planned(folder, spec, found["samples"], tell)
     finally:

@@ -210,7 +210,8 @@ class Training:
             self._log.info("new_chain", job=number, chain=chain, reason=why_new)
         self._log.info(
             "job_frozen", job=number, batches=len({row[1] for row in used}), memories=len(used), samples=count,
-            left_out=len(dataset.left_out), steps=steps, parent_step=parent["step"] if parent else 0, reason=choice.reason,
+            left_out=len(dataset.left_out), steps=steps,
+            parent_step=parent["step"] if parent else 0, reason=choice.reason,
         )  # fmt: skip
 
     def _samples(

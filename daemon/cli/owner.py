@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     parser = command(subparsers, "owner", usage="engramd owner [NAME ...] [--remove] [--profile NAME] [--json]")
     parser.add_argument("names", nargs="*", metavar="NAME",
-                        help="a name, mail address or phone number as chats show it; without it: list them")  # fmt: skip
+                        help="a name, mail address or phone number as in chats; without it: list them")  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="take these names away again")
     profile_option(parser)
     parser.add_argument("--json", action="store_true", help="keys: profile, aliases, batches")
@@ -37,8 +37,7 @@ def _owner(args: argparse.Namespace) -> int:
         return Exit.OK
     print(f"{args.profile} is known as {', '.join(answer['aliases']) or 'nobody yet'}")
     if answer["batches"]:
-        print(f"{drawing.plural(answer['batches'], 'file')} that waited for it {'is' if answer['batches'] == 1 else 'are'} "
-              "read now: engramd status")  # fmt: skip
+        print(f"{drawing.plural(answer['batches'], 'file')} waited for it, and will be read now: engramd status")
     return Exit.OK
 
 

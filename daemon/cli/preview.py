@@ -23,11 +23,11 @@ def register(subparsers: "Subparsers") -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--foundation", action="store_true", help="all memories, instead of what waits")
     kind.add_argument("--monthly", action="store_true", help="recent memories and a draw of the old ones")
-    parser.add_argument("--days-recent", type=whole, metavar="N", help="what counts as recent (setting: cycle.days_recent)")
+    parser.add_argument("--days-recent", type=whole, metavar="N", help="recent (setting: cycle.days_recent)")
     parser.add_argument("--old-samples", type=whole, metavar="N", help="how many old ones (setting: cycle.old_samples)")
     parser.add_argument("--max", type=whole, metavar="N", help="at most so many memories; old ones are left out first")
     parser.add_argument("--mode", choices=_MODES, help="only memories of this cognitive mode")
-    parser.add_argument("--dataset-builder", choices=("advanced", "classic"), help="of a cycle (setting: cycle.dataset_builder)")
+    parser.add_argument("--dataset-builder", choices=("advanced", "classic"), help="(setting: cycle.dataset_builder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the samples there, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     parser.set_defaults(run=_preview)
@@ -96,7 +96,8 @@ def _tell(text: str) -> None:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     chosen = found["selection"]
-    yield f"{chosen['what']}: {drawing.plural(found['memories'], 'memory')}, {drawing.plural(found['samples'], 'sample')}"
+    memories, samples = drawing.plural(found["memories"], "memory"), drawing.plural(found["samples"], "sample")
+    yield f"{chosen['what']}: {memories}, {samples}"
     for key in ("type", "mode", "source", "month"):
         parts = ", ".join(f"{name} {number:,}" for name, number in list(found[key].items())[:12])
         yield f"{key:<10}{parts}"
@@ -111,7 +112,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield drawing.table(("quality", "figure", "after", "target", "verdict"), rows)
     yield from (f"  {reason}" for reason in found["quality"]["reasons"])
     yield ""
-    for title, reasons in (("left out now", found["left_out"]), ("left out when it was read", found["left_out_before"])):
+    before = found["left_out_before"]
+    for title, reasons in (("left out now", found["left_out"]), ("left out when it was read", before)):
         if reasons:
             yield f"{title}:"
             yield from (f"  {number:>7,}  {reason}" for reason, number in reasons.items())
@@ -139,8 +141,8 @@ def _plan_lines(found: dict[str, Any]) -> Iterator[str]:
     yield (f"plan: {drawing.plural(plan['steps'], 'step')}, {plan['tokens']:,} tokens of which {plan['loss_tokens']:,} "
            f"are learnt, longest {plan['longest']:,}")  # fmt: skip
     if plan["split_samples"] or plan["cut_prompts"] or plan["dropped_turns"]:
-        yield (f"too long: {plan['split_samples']:,} answers go in parts, {plan['dropped_turns']:,} old turns of context "
-               f"are left out, {plan['cut_prompts']:,} prompts keep only their end")  # fmt: skip
+        yield (f"too long: {plan['split_samples']:,} answers go in parts, {plan['dropped_turns']:,} old turns "
+               f"of context are left out, {plan['cut_prompts']:,} prompts keep only their end")  # fmt: skip
     for one in found["examples"]:
         yield f"\n--- {one['id'][:12]}: {one['tokens']:,} tokens, {one['loss_tokens']:,} learnt (between ⟦ and ⟧)"
         yield from one["texts"]

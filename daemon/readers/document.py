@@ -28,7 +28,7 @@ _KNOWN_BINARY = (
     (b"%PDF-", "a PDF"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
-    (b"SQLite format 3", "a database; for iMessage's chat.db export text with imessage-exporter, for others JSON or text"),
+    (b"SQLite format 3", "a database; imessage-exporter makes text of iMessage's chat.db"),
     (b"\xd0\xcf\x11\xe0", "an old Office document or an Outlook message: save it as text or .eml"),
     (b"{\\rtf", "an RTF document"),
 )

@@ -211,7 +211,8 @@ def test_status_shows_the_head_and_the_held_batch(cli: Cli) -> None:
     assert re.search(r"held +batch 4 \(c.jsonl\): .*NaN", text)
     assert "engramd retry 4 or engramd discard 4" in text
     told = cli.json("status")["profiles"][0]
-    assert told["batches"] == {"claimed": 0, "reading": 0, "needs_owner": 0, "read": 0, "held": 1, "done": 2, "refused": 1,
+    assert told["batches"] == {"claimed": 0, "reading": 0, "needs_owner": 0, "read": 0, "held": 1, "done": 2,
+                               "refused": 1,
                                "discarded": 0}  # fmt: skip
     assert told["head"]["version"] == 2 and told["last_loss"] == 1.0
 

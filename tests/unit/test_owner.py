@@ -87,8 +87,11 @@ def test_a_grown_export_adds_only_its_new_messages_and_nothing_is_trained_twice(
     engramd(home, "owner Ben")
     drop(home, CHAT)
     work(home)
-    drop(home, CHAT + "13/03/2024, 10:03 - Anna: Good luck with the long ride home then\n"
-         "13/03/2024, 10:04 - Ben: It is downhill all the way to the river\n", "WhatsApp Chat with Anna (1).txt")  # fmt: skip
+    more = """\
+13/03/2024, 10:03 - Anna: Good luck with the long ride home then
+13/03/2024, 10:04 - Ben: It is downhill all the way to the river
+"""
+    drop(home, CHAT + more, "WhatsApp Chat with Anna (1).txt")
     work(home)
     with read(home) as db:
         rows = batches.listing(db)
