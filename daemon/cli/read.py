@@ -128,6 +128,7 @@ class _Turns:
         self.readers.add(said.source)
         role = self._sessions.role(said)
         row = self._row(said, role, said.text, _CONTEXT)
+        row["speaker"] = row["speaker"] or said.role  # chats with an AI name nobody
         if said.role is None and said.owner is None:
             self._between_people.append(row)
         if role == "assistant":

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 from daemon.readers import (
     archives,
     chat_jsonl,
+    chatgpt,
+    claude,
     csv_rows,
     day_one,
     discord,
@@ -47,7 +49,7 @@ __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
 TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
 STREAM_READERS: tuple[StreamReader, ...] = (
-    telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
+    chatgpt.READER, claude.READER, telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
     day_one.READER, mail.READER, whatsapp.READER, csv_rows.READER)  # fmt: skip
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)

@@ -1,0 +1,163 @@
+"""ChatGPT's data export: `conversations.json`, or `conversations-000.json` and on (seen in published exports).
+
+A conversation is a tree, since an answer can be made anew: the line from `current_node` to the root is what was
+last on the screen. Left out, each with its reason: hidden and system messages, calls and results of tools,
+thoughts, pictures alone. What a person told ChatGPT about themselves is repeated in each conversation: taken once.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from daemon.readers.ai_chats import conversations, latest_leaf, line_of_descent, name_of, text_of
+from daemon.readers.dates import as_utc
+from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
+from daemon.records import BadItem, Heard, LeftOut, Memory, Utterance
+
+ABOUT = """\
+**ChatGPT.** Settings, Data controls, Export data; drop the zip from the mail as it is, or its `conversations.json` (or
+`conversations-000.json` and on). Of each conversation the line that was last on the screen is read, not the answers
+that were made anew. Hidden and system messages, tools, thoughts and pictures are left out. What you told ChatGPT about
+yourself becomes an observation. The answers are learnt; with `[sources.chatgpt] train_on = "me"` your own words are.
+"""
+
+SOURCE = "chatgpt"
+COMPANIONS = frozenset((
+    "chat.html", "user.json", "user_settings.json", "message_feedback.json", "model_comparisons.json",
+    "shared_conversations.json", "export_manifest.json", "group_chats.json", "shopping.json", "sora.json",
+    "assets.json", "conversation_asset_file_names.json", "library_files.json",
+))  # fmt: skip
+_CITED = re.compile("\ue200[^\ue201\n]{0,2000}\ue201|【[^】\n]{0,200}†[^】\n]{0,200}】")
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
+_THOUGHTS = ("thoughts", "reasoning_recap")
+_TEXTS = ("text", "multimodal_text", "code")
+
+
+def _claims(sniff: Sniff) -> bool:
+    keys = sniff.keys
+    return ("item.mapping" in keys or "mapping" in keys) and any(
+        ".message" in key or ".children" in key or ".parent" in key for key in keys if "mapping." in key
+    )
+
+
+def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
+    told: set[str] = set()
+    for number, one in enumerate(conversations(stream), 1):
+        if isinstance(one, BadItem):
+            yield one
+        else:
+            yield from _conversation(one, number, told)
+
+
+def _conversation(one: dict[str, Any], number: int, told: set[str]) -> Iterator[Heard]:
+    where = f"conversation {number}"
+    mapping = one.get("mapping")
+    if not isinstance(mapping, dict):
+        yield BadItem(where, "it has no `mapping` of messages")
+        return
+    nodes = {key: node for key, node in mapping.items() if isinstance(node, dict)}
+    parents = {key: node["parent"] if isinstance(node.get("parent"), str) else None for key, node in nodes.items()}
+    leaf = one.get("current_node")
+    if not isinstance(leaf, str) or leaf not in nodes:
+        leaf = latest_leaf(parents, lambda key: _made_at(nodes[key]))
+    name = name_of(one.get("conversation_id")) or name_of(one.get("id")) or where
+    time = _utc(one.get("create_time"))
+    line = line_of_descent(parents, leaf) if leaf is not None else []
+    spoken = 0
+    for key in line:
+        message = nodes[key].get("message")
+        if not isinstance(message, dict):
+            continue
+        made = message.get("create_time")
+        time = _utc(made) or time
+        raw = str(made) if _utc(made) else None
+        for heard in _message(message, key, name, raw, time, where, told):
+            spoken += 1
+            yield heard
+    if not spoken:
+        yield LeftOut("an empty conversation", text=text_of(one.get("title"))[:100], time=time, where=where)
+
+
+def _made_at(node: dict[str, Any]) -> float:
+    message = node.get("message")
+    made = message.get("create_time") if isinstance(message, dict) else None
+    return float(made) if isinstance(made, (int, float)) and made == made and abs(made) < 1e15 else 0.0
+
+
+def _utc(seconds: Any) -> str | None:
+    good = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0
+    return as_utc(seconds) if good and seconds < 1e11 else None
+
+
+def _message(
+    message: dict[str, Any], key: str, name: str, raw: str | None, time: str | None, where: str, told: set[str]
+) -> Iterator[Heard]:
+    author, content = message.get("author"), message.get("content")
+    role = author.get("role") if isinstance(author, dict) else None
+    content = content if isinstance(content, dict) else {}
+    kind = content.get("content_type")
+    if kind in ("user_editable_context", "model_editable_context"):
+        yield from _about_the_person(content, time, told)
+        return
+    text, media = _text(content)
+    reason = _why_not(message, role, kind, text, media)
+    if reason is None:
+        yield Utterance(SOURCE, name, "", text, raw, time, True, name_of(message.get("id")) or key, None,
+                        "user" if role == "user" else "assistant")  # fmt: skip
+    elif text or media:
+        yield LeftOut(reason, str(role or ""), text[:300], raw, time, True, where)
+
+
+def _why_not(message: dict[str, Any], role: Any, kind: Any, text: str, media: bool) -> str | None:
+    metadata = message.get("metadata")
+    if role == "tool":
+        return "what a tool gave"
+    if role not in ("user", "assistant"):
+        return "a message of the system"
+    if isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation") is True:
+        return "a hidden message"
+    if message.get("weight") == 0:
+        return "a message that ChatGPT itself passed over"
+    if message.get("recipient") not in (None, "all"):
+        return "a call of a tool"
+    if kind in _THOUGHTS or message.get("channel") in ("analysis", "commentary"):
+        return "a thought of the model"
+    if kind not in _TEXTS:
+        return f"content of the kind {str(kind)[:40]}"
+    return None if text else "a picture, sound or file alone"
+
+
+def _text(content: dict[str, Any]) -> tuple[str, bool]:
+    """(the text, whether there was something that is none)."""
+    parts = content.get("parts")
+    if not isinstance(parts, list):
+        plain = content.get("text") or content.get("content") or content.get("result")
+        return _clean(text_of(plain)), False
+    texts, media = [], False
+    for part in parts:
+        if isinstance(part, dict):
+            spoken = part.get("text") if part.get("content_type") in ("audio_transcription", "text") else None
+            media = media or not isinstance(spoken, str)
+            part = spoken
+        if isinstance(part, str) and part.strip():
+            texts.append(_clean(text_of(part)))
+    return "\n".join(filter(None, texts)), media
+
+
+def _clean(text: str) -> str:
+    """Without marks of citations, which only ChatGPT's own page can show."""
+    if not text.isascii():
+        text = _PRIVATE.sub("", _CITED.sub("", text))
+    return text.strip()
+
+
+def _about_the_person(content: dict[str, Any], time: str | None, told: set[str]) -> Iterator[Heard]:
+    for key in ("user_profile", "user_instructions", "model_set_context"):
+        text = text_of(content.get(key)).strip()
+        if text and text not in told:
+            if len(told) < 10_000:
+                told.add(text)
+            yield Memory(type="observation", content=text, time=time, tags=("profile",), source=SOURCE)
+
+
+READER = StreamReader(SOURCE, _claims, _read, COMPANIONS)

@@ -1,0 +1,125 @@
+"""Claude's data export: `conversations.json` with `chat_messages`, and the file of memories (seen in exports).
+
+Of a message the blocks of text are read. Thoughts, calls and results of tools, and attached files are left out:
+a tool's result comes with the sender `human` and is nobody's words. Where messages name their parents, the line
+that ends in the newest one is read.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from daemon.readers.ai_chats import conversations, latest_leaf, line_of_descent, name_of, text_of
+from daemon.readers.dates import parse_time
+from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
+from daemon.records import BadItem, Heard, LeftOut, Memory, Utterance
+
+ABOUT = """\
+**Claude.** Settings, Privacy, Export data; drop the zip as it is, or its `conversations.json`. The texts of both sides
+are read; thoughts, tools and attached files are left out. What Claude remembers of you (the file of memories) becomes
+observations, one for each section. The answers are learnt; with `[sources.claude] train_on = "me"` your own words are.
+"""
+
+SOURCE = "claude"
+_ROLES = {"human": "user", "assistant": "assistant"}
+_NOTE = re.compile(r"```\s*\n?\s*This block is not supported on your current device yet\.?\s*\n?\s*```|"
+                   r"This block is not supported on your current device yet\.?")  # fmt: skip
+_HEADING = re.compile(r"\n(?=#{1,6} |\*\*[^*\n]{1,80}\*\*\s*\n)|\n\s*\n")
+
+
+def _claims(sniff: Sniff) -> bool:
+    keys = {key.removeprefix("item.") for key in sniff.keys}
+    return "chat_messages" in keys or "conversations_memory" in keys or (
+        "uuid" in keys and "account.uuid" in keys and "name" in keys
+    )
+
+
+def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
+    for number, one in enumerate(conversations(stream), 1):
+        if isinstance(one, BadItem):
+            yield one
+        elif isinstance(one.get("chat_messages"), list):
+            yield from _conversation(one, number)
+        elif "conversations_memory" in one or "project_memories" in one:
+            yield from _remembered(one, facts)
+        else:
+            yield BadItem(f"conversation {number}", "it has no `chat_messages`")
+
+
+def _conversation(one: dict[str, Any], number: int) -> Iterator[Heard]:
+    where = f"conversation {number}"
+    name = name_of(one.get("uuid")) or where
+    messages = [message for message in one["chat_messages"] if isinstance(message, dict)]
+    if not messages:
+        yield LeftOut("an empty conversation", text=text_of(one.get("name"))[:100], timestamp=None,
+                      time=_time(one.get("created_at"))[1], where=where)  # fmt: skip
+    for message in _last_line(messages):
+        yield from _message(message, name, where)
+
+
+def _last_line(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages in order; where some were written anew, those that lead to the newest."""
+    known = {message["uuid"]: message for message in messages if isinstance(message.get("uuid"), str)}
+    parents = {key: message.get("parent_message_uuid") for key, message in known.items()}
+    linked_at_all = any(isinstance(parent, str) and parent in known for parent in parents.values())
+    if len(known) < len(messages) or not linked_at_all:
+        return messages
+    linked = {key: parent if isinstance(parent, str) else None for key, parent in parents.items()}
+    places = {key: place for place, key in enumerate(known)}
+    leaf = latest_leaf(linked, lambda key: places[key])
+    return [known[key] for key in line_of_descent(linked, leaf)] if leaf is not None else messages
+
+
+def _message(message: dict[str, Any], name: str, where: str) -> Iterator[Heard]:
+    sender = message.get("sender")
+    role = _ROLES.get(sender) if isinstance(sender, str) else None
+    raw, time = _time(message.get("created_at"))
+    blocks = message.get("content")
+    texts, kinds = [], []
+    for block in blocks if isinstance(blocks, list) else []:
+        if not isinstance(block, dict):
+            continue
+        if block.get("type") == "text":
+            texts.append(text_of(block.get("text")))
+        else:
+            kinds.append(str(block.get("type"))[:40])
+    if not any(map(str.strip, texts)) and not kinds:
+        texts = [text_of(message.get("text"))]
+    text = _NOTE.sub("", "\n\n".join(part for part in texts if part.strip())).strip()
+    for kind in kinds:
+        yield LeftOut(f"a block of the kind {kind}", str(sender or "")[:100], "", raw, time, True, where)
+    for key in ("attachments", "files"):
+        files = message.get(key)
+        for file in files if isinstance(files, list) else []:
+            shown = text_of(file.get("file_name")) if isinstance(file, dict) else ""
+            yield LeftOut("an attached file", str(sender or "")[:100], shown[:200], raw, time, True, where)
+    if role is None:
+        yield LeftOut("nobody's words", str(sender or "")[:100], text[:300], raw, time, True, where)
+    elif text:
+        yield Utterance(SOURCE, name, "", text, raw, time, True, name_of(message.get("uuid")), None,
+                        "user" if role == "user" else "assistant")  # fmt: skip
+    elif not kinds:
+        yield LeftOut("an empty message", str(sender or "")[:100], "", raw, time, True, where)
+
+
+def _time(value: Any) -> tuple[str | None, str | None]:
+    if not isinstance(value, str) or not value:
+        return None, None
+    return text_of(value)[:64], parse_time(value)
+
+
+def _remembered(one: dict[str, Any], facts: FileFacts) -> Iterator[Heard]:
+    projects = one.get("project_memories")
+    texts = [one.get("conversations_memory"), *(projects.values() if isinstance(projects, dict) else [])]
+    for text in texts:
+        heading = ""
+        for section in _HEADING.split(text_of(text)):
+            section = section.strip()
+            if section and section.startswith(("#", "**")) and "\n" not in section:
+                heading = section.strip("#* ")
+            elif section:
+                content = f"{heading}\n{section}" if heading and not section.startswith(("#", "**")) else section
+                yield Memory(type="observation", content=content, time=facts.modified, tags=("profile",), source=SOURCE)
+
+
+READER = StreamReader(SOURCE, _claims, _read, frozenset(("users.json", "projects.json")))
