@@ -64,9 +64,10 @@ def report(
         if out is not None:
             shutil.copyfile(folder / names.SAMPLES, out)
             os.chmod(out, 0o600)
+        epochs = recipe.num_train_epochs if found["samples"] else 0
         spec = JobSpec(
             kind="prepare", recipe=recipe, samples_sha256=samples_sha256,
-            segments=planning.segments(found["samples"], recipe.num_train_epochs if found["samples"] else 0, dataset.seed),
+            segments=planning.segments(found["samples"], epochs, dataset.seed),
         )  # fmt: skip
         return found | _planned(folder, spec, found["samples"], tell)
     finally:

@@ -19,11 +19,14 @@ from daemon.readers import (
     day_one,
     discord,
     document,
+    gemini,
+    imessage,
     mail,
     markdown,
     meta_messages,
     origin,
     plain_text,
+    signal_text,
     slack,
     telegram,
     whatsapp,
@@ -49,8 +52,8 @@ __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
 TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
 STREAM_READERS: tuple[StreamReader, ...] = (
-    chatgpt.READER, claude.READER, telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
-    day_one.READER, mail.READER, whatsapp.READER, csv_rows.READER)  # fmt: skip
+    chatgpt.READER, claude.READER, gemini.READER, telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
+    day_one.READER, mail.READER, signal_text.READER, imessage.READER, whatsapp.READER, csv_rows.READER)  # fmt: skip
 ITEM_READERS: tuple[ItemReader, ...] = (*origin.READERS, *chat_jsonl.READERS)
 TEXT_READERS: tuple[TextReader, ...] = (markdown.READER, plain_text.READER)
 READERS: tuple[TreeReader | StreamReader | ItemReader | TextReader, ...] = (

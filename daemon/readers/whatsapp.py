@@ -9,6 +9,7 @@ order in which times go forward. Left out, each with its reason: notices, media 
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 from daemon.readers import whatsapp_words as words
@@ -149,7 +150,7 @@ def decided(days: list[tuple[int, int, int]], day_first: bool | None) -> tuple[O
     for name, order in ORDERS.items():
         dated = [_dated(one, order) for one in days]
         good = [one for one in dated if one is not None]
-        back = sum(later < earlier for earlier, later in zip(good, good[1:], strict=False))
+        back = sum(later < earlier for earlier, later in pairwise(good))
         scores[name] = (len(dated) - len(good), back)
     usual = "dmy" if day_first is not False else "mdy"
     best = min((usual, "dmy", "mdy", _YMD2), key=lambda name: scores[name])
@@ -232,7 +233,7 @@ def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
         cut = len(data) if cut < 0 else cut
         text = data[:cut].decode("utf-8", "replace")
         rest = data[cut + 1 :]
-        yield (text.replace("\r\n", "\n") if "\r" in text else text).replace("\x00", "")
+        yield (text.replace("\r\n", "\n").removesuffix("\r") if "\r" in text else text).replace("\x00", "")
     if rest:
         yield rest.decode("utf-8", "replace").replace("\r", "").replace("\x00", "")
 
@@ -337,13 +338,13 @@ def _weighed(text: str, ios: bool) -> tuple[str | None, str]:
         return _why_marked(text), text
     head, _, caption = text.partition("\n")
     head = head.strip(_STRIPPED)
-    if last == ")" or caption:
-        if head.casefold().endswith(words.ATTACHED) or _FILE_NAME.match(head) and "-WA" in head:
-            caption = caption.strip(_STRIPPED + "\n")
-            return (None, caption) if caption else ("media", text)
+    attached = head.casefold().endswith(words.ATTACHED) or ("-WA" in head and _FILE_NAME.match(head))
+    if (last == ")" or caption) and attached:
+        caption = caption.strip(_STRIPPED + "\n")
+        return (None, caption) if caption else ("media", text)
     if lowered.startswith(words.PLACES):
         return "a place on the map", text
-    if lowered.startswith("poll:\n") or lowered.startswith("umfrage:\n") or lowered.startswith("encuesta:\n"):
+    if lowered.startswith(("poll:\n", "umfrage:\n", "encuesta:\n")):
         return "a poll", text
     return (None, text) if text else ("an empty message, or one that could be seen once", "")
 

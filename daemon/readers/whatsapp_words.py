@@ -27,9 +27,11 @@ MEDIA = frozenset(f"{word} omitted" for word in _MEDIA) | frozenset((
 
 DELETED = frozenset((
     "this message was deleted", "this message was deleted.", "you deleted this message", "you deleted this message.",
-    "this message was deleted by admin", "waiting for this message", "waiting for this message. this may take a while.",
+    "this message was deleted by admin", "waiting for this message",
+    "waiting for this message. this may take a while.",
     "diese nachricht wurde gelöscht.", "diese nachricht wurde gelöscht", "du hast diese nachricht gelöscht.",
-    "du hast diese nachricht gelöscht", "se eliminó este mensaje.", "se eliminó este mensaje", "eliminaste este mensaje.",
+    "du hast diese nachricht gelöscht", "se eliminó este mensaje.", "se eliminó este mensaje",
+    "eliminaste este mensaje.",
     "eliminaste este mensaje", "mensagem apagada", "essa mensagem foi apagada", "você apagou esta mensagem",
     "ce message a été supprimé", "vous avez supprimé ce message", "questo messaggio è stato eliminato",
     "hai eliminato questo messaggio", "dit bericht is verwijderd", "je hebt dit bericht verwijderd",

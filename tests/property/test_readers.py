@@ -8,7 +8,7 @@ import re
 import unicodedata
 from datetime import datetime, timedelta, timezone
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from daemon import readers
@@ -20,6 +20,7 @@ ZONES = st.integers(-12 * 4, 14 * 4).map(lambda quarters: timezone(timedelta(min
 EXAMPLES = int(os.environ.get("ENGRAMD_PROPERTY_EXAMPLES", "50"))  # more: others than the first fifty, at random
 modest = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 50,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 UTC_DAY_FIRST = readers.Locale()
@@ -215,3 +216,40 @@ def test_whatsapp(wanted: list[Said], form: tuple[str, bool], zone: timezone, en
 def _cut(moment: datetime, seconds: int) -> str:
     """UTC to the minute where the export has no seconds. (All zones are whole quarters of an hour.)"""
     return f"{moment.replace(second=0) if seconds else moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+# ---- Signal, iMessage, Gemini -------------------------------------------------------------------------
+
+
+@modest
+@given(chats(people=3, texts=PLAIN_TEXTS, step=60), ZONES, st.booleans())
+def test_signal(wanted: list[Said], zone: timezone, comma: bool) -> None:
+    me = wanted[0].who
+    data = writers.signal_chat(wanted, me, zone, comma).encode()
+    found = only(heard(data, "Bo.md", readers.Locale(zone)))
+    assert [(one.speaker, one.owner, told(one.text), one.time) for one in found] == [
+        ("Me" if one.who == me else one.who, one.who == me, told(one.text), _cut(one.when, 60)) for one in wanted
+    ]
+
+
+@modest
+@given(chats(people=3, texts=PLAIN_TEXTS), ZONES, st.booleans())
+def test_imessage(wanted: list[Said], zone: timezone, read: bool) -> None:
+    me = wanted[0].who
+    found = only(heard(writers.imessage(wanted, me, zone, read).encode(), "Bo.txt", readers.Locale(zone)))
+    assert [(one.speaker, one.owner, told(one.text), one.time) for one in found] == [
+        ("Me" if one.who == me else one.who, one.who == me, told(one.text), one.utc) for one in wanted
+    ]
+
+
+@modest
+@given(st.data(), chats(texts=PLAIN_TEXTS))
+def test_gemini(data: st.DataObject, wanted: list[Said]) -> None:
+    """Each prompt before its answer, the oldest first; where conversations begin is the reader's to say."""
+    wanted = wanted[: len(wanted) // 2 * 2]
+    found = heard(writers.dumped(writers.gemini(wanted), data.draw(st.booleans())), "MyActivity.json")
+    every = [one for said in found.values() for one in said]
+    every.sort(key=lambda one: one.time or "")  # stable: within a conversation the order stays
+    assert [(one.role, told(one.text), one.time) for one in every] == [
+        (("user", "assistant")[n % 2], told(one.text), wanted[n - n % 2].utc) for n, one in enumerate(wanted)
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from email.message import EmailMessage
+from html import escape
 from typing import Any
 
 from hypothesis import strategies as st
@@ -257,3 +258,33 @@ def whatsapp(said: Iterable[Said], form: str, ios: bool, zone: tzinfo) -> str:
     written = [before + moment.astimezone(zone).strftime(form) + after
                for (before, after), moment in zip(lines, [moments[0], *moments], strict=True)]  # fmt: skip
     return "\n".join(written) + "\n"
+
+
+def signal_chat(said: Iterable[Said], me: str, zone: tzinfo, comma: bool) -> str:
+    return "".join(
+        f"[{one.when.astimezone(zone):{'%Y-%m-%d, %H:%M' if comma else '%Y-%m-%d %H:%M'}}] "
+        f"{'Me' if one.who == me else one.who}: {one.text}\n"
+        for one in said
+    )
+
+
+def imessage(said: Iterable[Said], me: str, zone: tzinfo, read: bool) -> str:
+    blocks = []
+    for one in said:
+        when = one.when.astimezone(zone)
+        note = " (Read by them after 3 minutes, 2 seconds)" if read and one.who == me else ""
+        clock = f"{when:%b} {when.day:02}, {when.year} {(when.hour % 12 or 12):>2}:{when:%M:%S %p}{note}"
+        blocks.append(f"{clock}\n{'Me' if one.who == me else one.who}\n{one.text}\n\n")
+    return "".join(blocks)
+
+
+def gemini(said: list[Said]) -> list[dict[str, Any]]:
+    """Takeout's activity, newest first: each entry a prompt and its answer in HTML."""
+    entries = []
+    for asked, answered in zip(said[::2], said[1::2], strict=False):
+        entries.insert(0, {
+            "header": "Gemini Apps", "title": f"Prompted {asked.text}", "time": f"{asked.utc[:-1]}.123Z",
+            "products": ["Gemini Apps"], "activityControls": ["Gemini Apps Activity"],
+            "safeHtmlItem": [{"html": "".join(f"<p>{escape(line)}</p>" for line in answered.text.split("\n"))}],
+        })  # fmt: skip
+    return entries
