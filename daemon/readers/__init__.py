@@ -80,6 +80,7 @@ def read(
     usable is refused as well. `depth` counts the zips that the file lies in.
     """
     limits = limits or Limits()
+    name, path, container = _harmless(name), _harmless(path), _harmless(container)
     if name.lower().endswith(".enc"):
         raise Refused("the file is encrypted: export it decrypted, then drop it again")
     kind = archives.kind_of(stream)
@@ -131,21 +132,26 @@ def read_tree(
         name = path.rpartition("/")[2]
         if why := archives.why_passed_over(path, COMPANIONS):
             passed[why] = passed.get(why, 0) + 1
-            yield LeftOut(why, where=path)
+            yield LeftOut(why, where=_harmless(path))
             continue
         try:
             with tree.open(path) as stream:
                 for one in read(stream, name, tree.size(path), tree.mtime(path), limits, locale=locale,
                                 path=path, container=tree.name, depth=depth):  # fmt: skip
                     good = good or isinstance(one, Memory | Utterance)
-                    yield _placed(one, path)
+                    yield _placed(one, _harmless(path))
         except Refused as refusal:
-            reasons.append(f"{path}: {refusal}")
-            yield BadItem(path, str(refusal))
+            reasons.append(f"{_harmless(path)}: {refusal}")
+            yield BadItem(_harmless(path), str(refusal))
     if not good:
         reasons += [f"{why} ({number:,} files)" for why, number in passed.items()]
         shown = "; ".join(reasons[:_REASONS_SHOWN]) or "it is empty"
         raise Refused(f"no file in it could be taken: {shown}")
+
+
+def _harmless(name: str) -> str:
+    """A name of a file as it may be shown and stored: on Linux it is bytes, and may hold anything but a slash."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
 
 
 def _placed(one: Heard, path: str) -> Heard:

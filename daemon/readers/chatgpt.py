@@ -123,7 +123,7 @@ def _why_not(message: dict[str, Any], role: Any, kind: Any, text: str, media: bo
     if kind in _THOUGHTS or message.get("channel") in ("analysis", "commentary"):
         return "a thought of the model"
     if kind not in _TEXTS:
-        return f"content of the kind {str(kind)[:40]}"
+        return f"content of the kind {' '.join(text_of(kind)[:40].split()) or 'unknown'}"
     return None if text else "a picture, sound or file alone"
 
 

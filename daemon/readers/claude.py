@@ -82,7 +82,7 @@ def _message(message: dict[str, Any], name: str, where: str) -> Iterator[Heard]:
         if block.get("type") == "text":
             texts.append(text_of(block.get("text")))
         else:
-            kinds.append(str(block.get("type"))[:40])
+            kinds.append(" ".join(text_of(block.get("type"))[:40].split()) or "unknown")
     if not any(map(str.strip, texts)) and not kinds:
         texts = [text_of(message.get("text"))]
     text = _NOTE.sub("", "\n\n".join(part for part in texts if part.strip())).strip()

@@ -62,7 +62,8 @@ class _Plain(HTMLParser):
 def plain(html: str) -> str:
     """The text of a piece of HTML: paragraphs apart, items of lists with a dash."""
     parser = _Plain()
-    parser.feed(html)
+    whole = html.rfind(">") + 1
+    parser.feed(html[:whole] + html[whole:].replace("<", ""))  # a tag that never ends is no tag, and costs much
     parser.close()
     text = "".join(parser.parts).replace("\u00a0", " ")
     return _GAPS.sub("\n\n", _SPACES.sub("\n", text)).strip()
@@ -138,6 +139,7 @@ def entries(stream: BinaryIO, zone: tzinfo | None) -> Iterator[Found]:
         for text, chat in parser.done:
             yield _split(text, chat, zone)
         parser.done.clear()
+    parser.rawdata = parser.rawdata.replace("<", "")  # a tag that never ends
     parser.close()
     for text, chat in parser.done:
         yield _split(text, chat, zone)

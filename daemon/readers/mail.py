@@ -188,7 +188,7 @@ def sender(raw: bytes) -> tuple[str, str]:
     text = decoded(raw[:2000], None)
     try:
         name, address = parseaddr(" ".join(text.split()))
-    except (ValueError, IndexError, TypeError, AttributeError):
+    except (ValueError, IndexError, TypeError, AttributeError, RecursionError):
         name, address = "", ""
     if (not address or " " in address) and (found := re.search(r"[\w.+-]{1,80}@[\w.-]{1,80}", text)):
         address, name = found[0], text[: found.start()].strip(" <\"'")

@@ -48,7 +48,7 @@ _INLINE_QUERY = re.compile(r"`\$?= [^`\n]*`")
 _CALLOUT = re.compile(r"^((?:>[ \t]?)+)\[![^\[\]\n]{1,40}\][+-]?[ \t]*(\n|\Z)?", re.MULTILINE)
 _ANY_HEADING = re.compile(r"(#{1,6})[ \t]+([^\n]{1,80}?)[ \t]*#*\n?")
 _DATE_AHEAD = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?!\d)[\s,:–—-]*")
-_TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
+_TRAILING = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")  # only \n ends a line here, not every mark that Unicode knows
 

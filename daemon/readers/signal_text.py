@@ -23,7 +23,7 @@ no zone.
 
 SOURCE = "signal"
 _LINE = re.compile(r"\[(\d{4})-(\d\d)-(\d\d),? (\d\d):(\d\d)(:\d\d)?\] ([^:\n]{1,100}): ?(.*)")
-_MEDIA = re.compile(r"!?\[[^\]\n]*\]\([^)\n]*\)")
+_MEDIA = re.compile(r"!?\[[^\[\]\n]{0,200}\]\([^()\n]{0,500}\)")
 _REACTIONS = re.compile(r"\s*\(- .{1,200} -\)\s*$")
 _COPY = re.compile(r"\s*\(\d+\)$")
 _LONGEST = 1 << 20  # characters of one message
@@ -129,7 +129,7 @@ def _row(row: dict[str, Any], where: str) -> Utterance | LeftOut:
     owner = kind == "outgoing"
     speaker = "Me" if owner else text_of(sender)[:200] or "?"
     if kind not in ("incoming", "outgoing"):
-        return LeftOut(f"a notice of the kind {str(kind)[:40]}", "", text[:300], raw, time, True, where)
+        return LeftOut(f"a notice of the kind {' '.join(text_of(kind)[:40].split()) or 'unknown'}", "", text[:300], raw, time, True, where)
     if not text:
         return LeftOut("it has no text", speaker, "", raw, time, True, where)
     return Utterance(SOURCE, name_of(row.get("conversationId")) or "?", speaker, text, raw, time, True,

@@ -236,7 +236,7 @@ def _is_code(parts: Any) -> bool:
         return False
     for part in parts:
         shown = part.get("text") if isinstance(part, dict) else part
-        coded = isinstance(part, dict) and part.get("type") in _CODE
+        coded = isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] in _CODE
         if not coded and isinstance(shown, str) and shown.strip():
             return False
     return True

@@ -74,7 +74,7 @@ def _claims(sniff: Sniff) -> bool:
     text = "\n" + sniff.text[:20_000]
     for form, pattern in _FORMS.items():
         parts = pattern.split(text)
-        if len(parts) < 4 or sum(1 for line in parts[0].split("\n") if line.strip()) > 20:
+        if len(parts) < 4 or parts[0].strip(_STRIPPED + "\n"):
             continue
         names = [body.partition(": ")[0] for body in parts[3::3] if ": " in body.split("\n", 1)[0]]
         if form == "ios" and _is_signal(parts):
@@ -82,7 +82,7 @@ def _claims(sniff: Sniff) -> bool:
         levels = sum(name.strip() in words.LOG_LEVELS for name in names)
         if names and levels * 2 < len(names):
             return True
-        if form == "android" and len(parts) >= 4 and not names and len(parts) <= 10:
+        if not names and "whatsapp" in sniff.name.casefold():
             return True  # notices alone: an empty chat
     return False
 
@@ -327,12 +327,12 @@ def _weighed(text: str, ios: bool) -> tuple[str | None, str]:
     if last in ">\u200e" and (found := _IN_ANGLES.search(text)):
         inner = found[1].casefold()
         rest = text[: found.start()].strip(_STRIPPED + "\n")
-        if any(word in inner for word in words.EDITED):
-            text = rest
-        elif rest:
-            return None, rest  # a caption, and what was attached to it
-        else:
+        if not rest:
             return "media", text
+        if len(inner) < 50 and any(word in inner for word in words.EDITED):
+            text = rest
+        elif any(word in inner for word in words.ENCLOSED):
+            return None, rest  # a caption, and what was attached to it
     lowered = text.casefold()
     if lowered in words.MEDIA or lowered in words.CALLS or lowered in words.DELETED:
         return _why_marked(text), text

@@ -50,6 +50,10 @@ CALLS = frozenset((
 EDITED = ("edited", "bearbeitet", "editado", "editó", "modifié", "modificato", "bewerkt", "изменен", "düzenlendi",
           "edytowan", "redigerad", "redigeret", "تعديل", "נערכה", "编辑", "編輯", "編集")  # fmt: skip
 
+# Inside the angle brackets behind a caption.
+ENCLOSED = ("attached:", "anhang:", "angehängt:", "adjunto:", "anexado:", "anexo:", "joint", "allegato:", "bijgevoegd:",
+            "прикреп", "вложен", "eklendi", "załącz", "bifoga", "vedhæft", "مرفق", "מצורף", "附件", "添付")  # fmt: skip
+
 ATTACHED = ("(file attached)", "(datei angehängt)", "(archivo adjunto)", "(arquivo anexado)", "(fichier joint)",
             "(file allegato)", "(bestand bijgevoegd)", "(файл добавлен)", "(dosya ekli)", "(plik dołączony)",
             "(bifogad fil)", "(fil vedhæftet)", "(ملف مرفق)", "(קובץ מצורף)", "(附件)")  # fmt: skip

@@ -84,7 +84,7 @@ DEFAULTS: dict[str, Any] = {
 HELD = "holds a secret ({kind}): look with engramd memories show ID, then set secrets.action or secrets.allow"
 
 _SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
-_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 _TRUNCATED = re.compile(r"\s*(?:\.\.\.|…) ?\[truncated\]\s*$")
 
