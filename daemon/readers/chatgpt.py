@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from daemon.readers.ai_chats import conversations, latest_leaf, line_of_descent, name_of, text_of
-from daemon.readers.dates import as_utc
+from daemon.readers.json_chats import utc
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
 from daemon.records import BadItem, Heard, LeftOut, Memory, Utterance
 
@@ -69,8 +69,8 @@ def _conversation(one: dict[str, Any], number: int, told: set[str]) -> Iterator[
         if not isinstance(message, dict):
             continue
         made = message.get("create_time")
-        time = _utc(made) or time
-        raw = str(made) if _utc(made) else None
+        when = _utc(made)
+        time, raw = (time, None) if when is None else (when, str(made))
         for heard in _message(message, key, name, raw, time, where, told):
             spoken += 1
             yield heard
@@ -86,7 +86,7 @@ def _made_at(node: dict[str, Any]) -> float:
 
 def _utc(seconds: Any) -> str | None:
     good = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0
-    return as_utc(seconds) if good and seconds < 1e11 else None
+    return utc(int(seconds)) if good and seconds < 1e11 else None
 
 
 def _message(

@@ -7,6 +7,7 @@ that ends in the newest one is read.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 from daemon.readers.ai_chats import conversations, latest_leaf, line_of_descent, name_of, text_of
@@ -105,7 +106,19 @@ def _message(message: dict[str, Any], name: str, where: str) -> Iterator[Heard]:
 def _time(value: Any) -> tuple[str | None, str | None]:
     if not isinstance(value, str) or not value:
         return None, None
+    clock = value[11:19]
+    if (
+        20 <= len(value) < 32 and value[-1] == "Z" and value[10] == "T" and clock[2] == clock[5] == ":"
+        and clock[:2].isdigit() and clock[3:5].isdigit() and clock[6:].isdigit() and clock[:2] < "24"
+        and clock[3] < "6" and clock[6] < "6" and value.isascii() and _is_day(value[:10])
+    ):  # fmt: skip
+        return value, f"{value[:19]}Z"  # as every time of these exports is, at a tenth of the cost
     return text_of(value)[:64], parse_time(value)
+
+
+@lru_cache(maxsize=4096)
+def _is_day(text: str) -> bool:
+    return len(text) == 10 and text[4] == text[7] == "-" and parse_time(text) is not None
 
 
 def _remembered(one: dict[str, Any], facts: FileFacts) -> Iterator[Heard]:

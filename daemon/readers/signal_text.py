@@ -129,7 +129,8 @@ def _row(row: dict[str, Any], where: str) -> Utterance | LeftOut:
     owner = kind == "outgoing"
     speaker = "Me" if owner else text_of(sender)[:200] or "?"
     if kind not in ("incoming", "outgoing"):
-        return LeftOut(f"a notice of the kind {' '.join(text_of(kind)[:40].split()) or 'unknown'}", "", text[:300], raw, time, True, where)
+        named = " ".join(text_of(kind)[:40].split()) or "unknown"
+        return LeftOut(f"a notice of the kind {named}", "", text[:300], raw, time, True, where)
     if not text:
         return LeftOut("it has no text", speaker, "", raw, time, True, where)
     return Utterance(SOURCE, name_of(row.get("conversationId")) or "?", speaker, text, raw, time, True,
