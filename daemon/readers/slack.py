@@ -231,7 +231,8 @@ def _why_not(message: Mapping[str, Any], who: str | None, text: str, bots: set[s
     if subtype in ("tombstone", "message_deleted") or message.get("hidden") is True:
         return "deleted"
     if not (subtype is None or isinstance(subtype, str)) or subtype not in KEPT:
-        return f"a system message ({' '.join(subtype[:40].split())})" if isinstance(subtype, str) else "a system message"
+        named = " ".join(subtype[:40].split()) if isinstance(subtype, str) else ""
+        return f"a system message ({named})" if named else "a system message"
     if text and not text.isspace():
         return None
     for field, what in _WITHOUT_TEXT:
