@@ -272,7 +272,7 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
                 name, _, text = body.partition(": ")
                 if (
                     not more and name in names and text and text[0] not in _ODD_FIRST and text[-1] not in _ODD_LAST
-                    and text not in _EXACT and "://" not in text
+                    and text not in _EXACT and ": https://" not in text
                 ):  # fmt: skip
                     yield make(Utterance, (SOURCE, name_chat, names[name], text, head, utc, False, None, local,
                                            None, None, None, None, ""))  # fmt: skip
