@@ -142,11 +142,16 @@ def read_tree(
                     yield _placed(one, _harmless(path))
         except Refused as refusal:
             reasons.append(f"{_harmless(path)}: {refusal}")
-            yield BadItem(_harmless(path), str(refusal))
+            yield BadItem(_harmless(path), _sentence(str(refusal)))
     if not good:
         reasons += [f"{why} ({number:,} files)" for why, number in passed.items()]
         shown = "; ".join(reasons[:_REASONS_SHOWN]) or "it is empty"
         raise Refused(f"no file in it could be taken: {shown}")
+
+
+def _sentence(reason: str) -> str:
+    """A reason may quote the file: on one line, and not for pages."""
+    return _harmless(" ".join(reason.split()))[:1000]
 
 
 def _harmless(name: str) -> str:
@@ -156,7 +161,7 @@ def _harmless(name: str) -> str:
 
 def _placed(one: Heard, path: str) -> Heard:
     if isinstance(one, BadItem):
-        return BadItem(f"{path}, {one.where}" if one.where else path, one.reason)
+        return BadItem(f"{path}, {one.where}" if one.where else path, _sentence(one.reason))
     return one._replace(where=f"{path}, {one.where}" if one.where else path) if isinstance(one, LeftOut) else one
 
 
@@ -178,7 +183,7 @@ def _not_nothing(taken: Hearing) -> Hearing:
     else:
         shown = "; ".join(f"{why} ({n:,} times)" if n > 1 else why for why, n in list(reasons.items())[:_REASONS_SHOWN])
         more = f" (and {len(reasons) - _REASONS_SHOWN:,} more)" if len(reasons) > _REASONS_SHOWN else ""
-        raise Refused(f"nothing in the file could be taken: {shown or 'it holds no item'}{more}")
+        raise Refused(_sentence(f"nothing in the file could be taken: {shown or 'it holds no item'}{more}"))
     yield from taken
 
 

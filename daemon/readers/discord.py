@@ -121,7 +121,7 @@ def _channel(header: Header) -> tuple[str, bool | None]:
 def _why_not(message: dict[str, Any], author: dict[str, Any], name: str, who: str | None, text: str) -> str | None:
     kind = message.get("type", "Default")
     if kind not in KEPT if isinstance(kind, str) else str(kind) not in KEPT:
-        return f"a system message ({kind})" if isinstance(kind, str) else "a system message"
+        return f"a system message ({' '.join(kind[:40].split())})" if isinstance(kind, str) else "a system message"
     if author.get("isBot") is True:
         return "by a bot"
     if who == DELETED_ID or (name == DELETED_USER and author.get("name") == DELETED_USER):
