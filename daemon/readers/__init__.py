@@ -146,7 +146,7 @@ def read_tree(
     if not good:
         reasons += [f"{why} ({number:,} files)" for why, number in passed.items()]
         shown = "; ".join(reasons[:_REASONS_SHOWN]) or "it is empty"
-        raise Refused(f"no file in it could be taken: {shown}")
+        raise Refused(_sentence(f"no file in it could be taken: {shown}"))
 
 
 def _sentence(reason: str) -> str:
