@@ -35,6 +35,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("frozen", "waiting"),
         ("held", "waiting"),
         ("held", "discarded"),
+        ("trained", "waiting"),  # the head went back to before it was trained
         *((state, "forgotten") for state in ("waiting", "held", "held_out", "skipped", "trained", "discarded")),
     ),
     "jobs": (
@@ -48,6 +49,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("finished", "refused"),
     ),
     "versions": (("candidate", "promoted"), ("candidate", "refused")),
+    "slots": (("claimed", "done"), ("claimed", "failed")),
     "requests": (("waiting", "running"), ("running", "waiting"), ("running", "done"), ("running", "failed")),
 }
 
@@ -162,8 +164,38 @@ def m002_exports(db: sqlite3.Connection) -> None:
         _guard(db, table)
 
 
-PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports)
-HOME_STEPS: Sequence[Step] = (m001_home,)
+def m003_nights(db: sqlite3.Connection) -> None:
+    """Going back, and what retention must not take."""
+    for statement in (
+        "DROP TRIGGER memories_legal_moves",
+        # Each time that the head went anywhere else than on to the next job's checkpoint.
+        """CREATE TABLE head_moves (
+            id INTEGER PRIMARY KEY, at TEXT NOT NULL, reason TEXT NOT NULL, from_chain INTEGER, from_step INTEGER,
+            to_chain INTEGER, to_step INTEGER, untrained INTEGER NOT NULL DEFAULT 0)""",
+        # `kind` is snapshot, version or job; `name` is its date or its number.
+        """CREATE TABLE pins (
+            kind TEXT NOT NULL, name TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    _guard(db, "memories")
+
+
+def m002_home_nights(db: sqlite3.Connection) -> None:
+    """Which due slots were served, and how this home is paused."""
+    for statement in (
+        # `slot` is the local date and time that was due; the row is the claim, so that none runs twice.
+        """CREATE TABLE slots (
+            task TEXT NOT NULL, profile TEXT NOT NULL, slot TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'claimed',
+            due_at TEXT NOT NULL, claimed_at TEXT NOT NULL, finished_at TEXT, outcome TEXT,
+            PRIMARY KEY (task, profile, slot)) WITHOUT ROWID""",
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    ):
+        db.execute(statement)
+    _guard(db, "slots")
+
+
+PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports, m003_nights)
+HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights)
 
 
 class SchemaError(Exception):

@@ -9,10 +9,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -36,6 +35,21 @@ from daemon.settings_layers import (
     read_toml,
     wrong_value,
 )
+from daemon.settings_sections import (
+    ChatSettings,
+    CurationSettings,
+    CycleSettings,
+    DiskSettings,
+    InboxSettings,
+    JobsSettings,
+    LogSettings,
+    ProfileSettings,
+    RetentionSettings,
+    ScheduleSettings,
+    ServiceSettings,
+    SourceSettings,
+    TrainingSettings,
+)
 from trainer.contract import FULL_RATE_BOUNDS, FULL_RATE_DEFAULT, TrainingRecipe
 
 __all__ = ["Settings", "SettingsError", "load", "origins"]
@@ -55,155 +69,6 @@ _REMARKS = ("comment", "notes")  # in training.json, for people
 _FULL_RATE = "full_learning_rate"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class InboxSettings(_Section):
-    quiet_seconds: float = Field(
-        3.0,
-        ge=0.0,
-        le=3600.0,
-        description="A file is taken once its size and time have not changed for so long.",
-    )
-    scan_seconds: float = Field(
-        30.0,
-        ge=0.05,
-        le=3600.0,
-        description="Pause between two full looks at the inbox; changes seen come sooner.",
-    )
-    max_file_mb: int = Field(2048, ge=1, le=1_048_576, description="A larger file is refused.")
-    max_document_mb: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="A larger JSON document that must be parsed whole is refused; JSONL is not.",
-    )
-    slice_memories: int = Field(
-        5000,
-        ge=1,
-        le=1_000_000,
-        description="Memories written to the ledger in one go while a large file is read.",
-    )
-
-
-class JobsSettings(_Section):
-    max_batches_per_job: int = Field(
-        1000,
-        ge=1,
-        le=100_000,
-        description="Batches that wait are trained together, at most so many in one job.",
-    )
-    max_memories_per_job: int = Field(
-        20_000,
-        ge=1,
-        le=10_000_000,
-        description="At most so many memories in one job; a larger batch has its own.",
-    )
-    heartbeat_seconds: float = Field(
-        1800.0,
-        ge=1.0,
-        le=86_400.0,
-        description="A trainer that reports nothing for so long is taken for stuck.",
-    )
-    timeout_hours: float = Field(24.0, gt=0.0, le=8760.0, description="No job runs longer than this.")
-    stop_seconds: float = Field(
-        300.0,
-        ge=0.1,
-        le=86_400.0,
-        description="A stop waits so long for the trainer's checkpoint before it kills.",
-    )
-    retries: int = Field(2, ge=0, le=100, description="How often a crashed job is tried again.")
-    nice: int = Field(
-        10, ge=0, le=19, description="The trainer's niceness: 0 takes what it can, 19 gives way to all."
-    )
-    threads: int = Field(0, ge=0, le=4096, description="CPU threads of the trainer; 0 chooses from the load.")
-    held_out_percent: float = Field(
-        2.0, ge=0.0, le=50.0, description="Share of the memories kept out of training, to measure by."
-    )
-    held_out_from: int = Field(
-        1000, ge=0, le=1_000_000_000, description="Below so many memories none is held out."
-    )
-
-
-class LogSettings(_Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least level that is written; debug may show texts of memories."
-    )
-    rotate_mb: float = Field(
-        16.0, gt=0.0, le=4096.0, description="state/logs/engramd.jsonl is put aside at this size."
-    )
-    keep: int = Field(5, ge=0, le=1000, description="So many put-aside log files are kept.")
-
-
-class ServiceSettings(_Section):
-    tick_seconds: float = Field(1.0, ge=0.01, le=60.0, description="Pause between two looks at what is due.")
-
-
-class CurationSettings(_Section):
-    dual_flip: bool = Field(
-        True, description="Train dual-mode pairs with a real human turn from the other side too."
-    )
-    system_prompt: str = Field("", max_length=20_000, description="Put before every sample; empty for none.")
-
-
-class ChatSettings(_Section):
-    """How chats between people become memories."""
-
-    session_gap_hours: float = Field(
-        4.0, gt=0.0, le=87_600.0, description="A longer silence between people begins a new conversation."
-    )
-    context_turns: int = Field(
-        12, ge=0, le=1000, description="So many turns before a question are shown with it, and not learnt."
-    )
-
-
-class SourceSettings(_Section):
-    train_on: Literal["assistant", "me"] = Field(
-        "assistant",
-        description="Of chats with an AI: learn its answers, or what you said yourself (the roles swap).",
-    )
-
-
-class CycleSettings(_Section):
-    """Read from `etc/training.json`, as in the origin; `[cycle]` in engramd.toml wins over it."""
-
-    max_samples: int = Field(3000, ge=1, le=100_000_000, description="Cap of a cycle's samples.")
-    days_recent: int = Field(30, ge=0, le=36_525, description="Memories of so many days count as recent.")
-    old_samples: int = Field(
-        3000, ge=0, le=100_000_000, description="Older memories drawn beside the recent ones."
-    )
-    dataset_builder: Literal["advanced", "classic"] = Field(
-        "advanced", description="advanced curates; classic only removes duplicates."
-    )
-
-
-def _zone(name: str) -> str:
-    if name:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("it is no time zone; one looks like Europe/Berlin") from None
-    return name
-
-
-class ProfileSettings(_Section):
-    seed: int = Field(0, ge=0, lt=2**31, description="Seeds everything random of this profile.")
-    aliases: list[str] = Field(
-        default_factory=list,
-        description="Names, mail addresses and phone numbers of this person in chats; engramd owner adds some too.",
-    )
-    timezone: Annotated[str, AfterValidator(_zone)] = Field(
-        "", description='Of times without a zone, such as "Europe/Berlin"; empty: the zone of this machine.'
-    )
-    day_first: bool | None = Field(
-        None, description="Whether 3/4/2024 is in April; asked only where a whole export does not tell."
-    )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="Keys of [training] that differ for this profile."
-    )
-
-
 _layers: ContextVar[tuple[Layer, ...]] = ContextVar("layers", default=())
 
 
@@ -220,7 +85,10 @@ class Settings(BaseSettings):
     chats: ChatSettings = Field(default_factory=ChatSettings)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     cycle: CycleSettings = Field(default_factory=CycleSettings)
-    training: TrainingRecipe = Field(default_factory=TrainingRecipe)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    disk: DiskSettings = Field(default_factory=DiskSettings)
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
 
     _notices: list[str] = PrivateAttr(default_factory=list)
@@ -245,8 +113,8 @@ class Settings(BaseSettings):
         """The recipe of one profile: the general one with the profile's own keys over it."""
         own = self.profiles.get(profile)
         if own is None or not own.training:
-            return self.training
-        return TrainingRecipe.model_validate(self.training.model_dump() | own.training)
+            return self.training.recipe
+        return TrainingRecipe.model_validate(self.training.recipe.model_dump() | own.training)
 
     def person(self, profile: str) -> ProfileSettings:
         """What is set for one profile, defaults where nothing is."""

@@ -25,6 +25,8 @@ _SECTION_NOTES = {
     "training": "Any key of training.json, which this section wins over. A job that waits or runs keeps its own.",
     "cycle": "What a cycle selects; these keys may stand in training.json too.",
     "curation": "What becomes of a memory before it is trained.",
+    "training.when": "When a job may run. Outside of it the running job saves, and goes on later where it stopped.",
+    "retention.snapshots": "What `engramd prune` keeps of each kind: all that any of these rules keeps.",
 }
 _NAMED = {  # sections of which a person makes as many as there are names: what they are, and an example
     "sources": (
@@ -119,17 +121,24 @@ def template() -> str:
 
 
 def _section(section: str, values: "BaseModel", schema: dict[str, Any]) -> str:
+    from pydantic import BaseModel
+
     from daemon.settings_layers import allowed
 
-    lines = [f"[{section}]"]
+    lines, below = [f"[{section}]"], []
     if section in _SECTION_NOTES:
-        lines.append(f"# {_SECTION_NOTES[section]}")
+        lines += _comment(_SECTION_NOTES[section])
     for key, field in type(values).model_fields.items():
+        value = getattr(values, key)
+        if isinstance(value, BaseModel):
+            below.append(_section(f"{section}.{key}", value, schema))
+            continue
         about = field.description or _RECIPE_NOTES[key]
-        limits = allowed(schema, [section, key])
+        limits = allowed(schema, [*section.split("."), key])
         lines += _comment(f"{about} ({limits})" if limits else about)
-        lines.append(f"#{key} = {_toml(getattr(values, key))}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"#{key} = {_toml(value)}")
+    own = "\n".join(lines) + "\n"
+    return "\n".join([own, *below] if len(lines) > 1 else below)
 
 
 def _named(section: str) -> str:
