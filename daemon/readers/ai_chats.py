@@ -1,12 +1,13 @@
 """What the exports of chats with an AI have in common: conversations one at a time, texts made harmless, a line of
 descent through a tree of messages."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import ijson
 
 from daemon.readers.json_chats import BROKEN, Feed
+from daemon.readers.json_items import Items
 from daemon.readers.shape import normal_text
 from daemon.records import BadItem
 
@@ -18,12 +19,16 @@ def conversations(stream: BinaryIO) -> Iterator[Conversation | BadItem]:
     start = stream.tell()
     first = b""
     while not first and (piece := stream.read(64)):
-        first = piece.lstrip()[:1]
-    stream.seek(start)
-    is_list = first == b"["
+        first = piece.lstrip()
+    values: Iterable[Any]
+    if first[:1] == b"[":
+        values = Items(stream.read, first[1:])
+    else:
+        stream.seek(start)
+        values = ijson.items(Feed(stream), "", use_float=True, multiple_values=True)
     number = 0
     try:
-        for value in ijson.items(Feed(stream), "item" if is_list else "", use_float=True, multiple_values=not is_list):
+        for value in values:
             number += 1
             if isinstance(value, dict):
                 yield value

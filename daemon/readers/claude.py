@@ -77,16 +77,20 @@ def _message(message: dict[str, Any], name: str, where: str) -> Iterator[Heard]:
     raw, time = _time(message.get("created_at"))
     blocks = message.get("content")
     texts, kinds = [], []
-    for block in blocks if isinstance(blocks, list) else []:
+    for block in blocks if isinstance(blocks, list) else ():
         if not isinstance(block, dict):
             continue
         if block.get("type") == "text":
             texts.append(text_of(block.get("text")))
         else:
             kinds.append(" ".join(text_of(block.get("type"))[:40].split()) or "unknown")
-    if not any(map(str.strip, texts)) and not kinds:
+    texts = [part for part in texts if part and not part.isspace()]
+    if not texts and not kinds:
         texts = [text_of(message.get("text"))]
-    text = _NOTE.sub("", "\n\n".join(part for part in texts if part.strip())).strip()
+    text = "\n\n".join(texts) if len(texts) != 1 else texts[0]
+    if "is not supported" in text:
+        text = _NOTE.sub("", text)
+    text = text.strip()
     for kind in kinds:
         yield LeftOut(f"a block of the kind {kind}", str(sender or "")[:100], "", raw, time, True, where)
     for key in ("attachments", "files"):

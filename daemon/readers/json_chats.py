@@ -1,9 +1,8 @@
 """Chats in JSON of any size: their messages one by one, each beside what its chat says of itself.
 
-`ijson.items` builds messages at the speed of C but does not tell which of many chats one is in. It asks for
-bytes only when it has given out all that it had: so the bytes are handed to it in pieces that end where the
-`messages` of a chat begin, and between two pieces it is known which chat comes next. On the way the nesting
-is counted, since a file of brackets alone would fill the memory with paths.
+The bytes before a chat's `messages` are counted through, bracket by bracket, in pieces that end where the list
+begins: so it is known which chat comes next. The list itself is read in blocks (json_items.py). Nesting is
+counted, since a file of brackets alone would fill the memory with paths.
 """
 
 import re
@@ -18,10 +17,10 @@ import ijson
 import orjson
 
 from daemon.readers.dates import as_utc, local_to_utc
+from daemon.readers.json_items import DEEPEST, Items, TooDeep, Torn
 from daemon.records import BadItem, Heard
 
 PIECE = 1 << 16  # bytes
-DEEPEST = 200  # levels of nesting; chats have fewer than 20
 LONGEST_HEADER = 1 << 14  # bytes of what a chat says of itself before its messages
 MOST_BRACES = 64  # tried as the beginning of a header
 BLOCK = 50_000  # messages that are held to turn them round
@@ -38,10 +37,6 @@ MINUTES = tuple(  # and seconds, of each second of an hour
 _FARTHEST = 7_000_000_000  # seconds; beyond it a number is no unix time in seconds
 
 Header = dict[str, Any]
-
-
-class TooDeep(ValueError):
-    """Nested deeper than any export is."""
 
 
 class Feed:
@@ -137,19 +132,22 @@ class Chats(Feed):
 
     def messages(self) -> Iterator[Any]:
         """Values of any type, one message each; where the file is damaged, the error as the last."""
-        path = f"{self._place}.messages.item" if self._place else "messages.item"
         try:
-            yield from ijson.items(self, path, use_float=True, multiple_values=True)
+            while self.read():
+                if self._opens:
+                    self._opens = False
+                    self.number += 1
+                    self.header = self._header()
+                    items = Items(self._stream.read, self._rest)
+                    yield from items
+                    self._rest = items.rest
+                    self.depth -= 1
+            if self.depth > 0 or self._quoted:
+                raise Torn
         except BROKEN as error:
             yield error
 
     def read(self, size: int = -1) -> bytes:
-        if size == 0:
-            return b""
-        if self._opens:
-            self._opens = False
-            self.number += 1
-            self.header = self._header()
         piece = super().read(size)
         self._tail = piece[-LONGEST_HEADER:] if len(piece) >= LONGEST_HEADER else (self._tail + piece)[-LONGEST_HEADER:]
         if self.depth == self._level + 1 and piece.endswith(b"["):
@@ -219,7 +217,7 @@ def broken(error: Exception, after: str) -> BadItem:
     where = f"after {after}" if after else "at its beginning"
     if isinstance(error, TooDeep):
         return BadItem(where, "it is nested too deep, and the rest was not read")
-    if isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error):
+    if isinstance(error, Torn) or (isinstance(error, ijson.IncompleteJSONError) and "premature EOF" in str(error)):
         return BadItem(where, "the file ends too early: export or copy it again for the rest")
     return BadItem(where, "the JSON is damaged here, and the rest was not read: export or copy it again")
 

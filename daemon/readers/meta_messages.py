@@ -9,16 +9,19 @@ reason: photos, reactions and shares alone, notices ("Ada sent an attachment."),
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from operator import gt, le
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
 from daemon.readers.json_chats import (
     HELD_BYTES,
+    MINUTES,
     Feed,
     Header,
     broken,
     held_values,
+    hour_of,
     oldest_first,
     utc,
     whole_headers,
@@ -40,6 +43,7 @@ and reactions alone, notices such as "Ada sent an attachment.", calls, and messa
 """
 
 NAME = "facebook"
+_FAR = 7_000_000_000  # seconds; no date of a chat is as late
 _FILE = re.compile(r"^(?:(.*)/)?message(?:_(\d{1,6}))?\.json$")
 _MEDIA = {
     "photos": "a photo", "videos": "a video", "audio_files": "a sound", "gifs": "an animation", "files": "a file",
@@ -177,13 +181,17 @@ def _messages(stream: BinaryIO, folder: str) -> Iterator[Heard]:
     header, held = _opened(stream)
     thread = _thread(header, folder)
     start = stream.tell()
+    if held is not None and (order := _order(held)) is not None:
+        for number in order:
+            yield _heard(held[number], thread, f"message {number + 1}")
+        return
 
     def opened() -> Iterator[tuple[float | None, Heard]]:
         stream.seek(start)
         messages = held if held is not None else held_values(stream, HELD_BYTES + 1, "messages.item")
         for number, message in enumerate(messages, 1):
             if type(message) is dict:
-                yield _heard(message, thread, f"message {number}")
+                yield _when(message), _heard(message, thread, f"message {number}")
             elif isinstance(message, Exception):
                 yield None, broken(message, f"message {number - 1}" if number > 1 else "")
             else:
@@ -192,29 +200,53 @@ def _messages(stream: BinaryIO, folder: str) -> Iterator[Heard]:
     yield from oldest_first(opened)
 
 
-def _heard(message: dict[str, Any], thread: _Thread, where: str) -> tuple[float | None, Heard]:
-    """(its time in ms, what it is)"""
+def _order(messages: list[Any]) -> range | None:
+    """The places of the messages, oldest first, where they stand in order; None where that is not so simple."""
+    try:
+        times = [message["timestamp_ms"] for message in messages]
+    except (TypeError, KeyError):
+        return None
+    if not all(type(time) is int for time in times):
+        return None
+    if all(map(le, times, times[1:])):
+        return range(len(times))
+    return range(len(times) - 1, -1, -1) if all(map(gt, times, times[1:])) else None
+
+
+def _stamp(message: dict[str, Any]) -> int | None:
+    """Milliseconds since 1970."""
+    stamp = message.get("timestamp_ms")
+    stamp = stamp if stamp is not None else message.get("timestamp")
+    return stamp if type(stamp) is int else None
+
+
+def _when(message: dict[str, Any]) -> float | None:
+    stamp = _stamp(message)
+    return float(stamp) if stamp is not None and utc(stamp // 1000) is not None else None
+
+
+def _heard(message: dict[str, Any], thread: _Thread, where: str) -> Heard:
     get = message.get
     name = get("sender_name")
     name = name if name is not None else get("senderName")
     name = _name(name) if type(name) is str else ""
-    stamp = get("timestamp_ms")
-    stamp = stamp if stamp is not None else get("timestamp")
+    stamp = _stamp(message)
     raw, time = None, None
-    if type(stamp) is int:
-        raw, time = str(stamp), utc(stamp // 1000)
-    else:
-        stamp = None
+    if stamp is not None:
+        raw, seconds = str(stamp), stamp // 1000
+        if 0 < seconds < _FAR and (hour := hour_of(seconds // 3600)):  # as utc(), without a call for each
+            time = hour + MINUTES[seconds % 3600]
+        else:
+            time = utc(seconds)
     text = get("content")
     text = text if text is not None else get("text")
     text = normal_text(repaired(text)) if type(text) is str and text else ""
-    when = float(stamp) if stamp is not None and time is not None else None
     plain = text != "" and _SPECIAL.isdisjoint(message)
     if not plain or text.startswith(_openings(name)) or text[-1] == "." or text.isspace():
         why = _why_not(message, name, text)
         if why is not None:
-            return when, LeftOut(why, name, text[:200], raw, time, True, where)
-    return when, tuple.__new__(Utterance, (  # without its argument handling, which shows at many messages
+            return LeftOut(why, name, text[:200], raw, time, True, where)
+    return tuple.__new__(Utterance, (  # without its argument handling, which shows at many messages
         NAME, thread.conversation, name, text, raw, time, True, None, raw, None, None, None, thread.group, where
     ))  # fmt: skip
 
