@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"engramd: {error}", file=sys.stderr)
         return error.code
+    except PermissionError as error:
+        from daemon.cli.permission import closed
+
+        print(f"engramd: {closed(error)}", file=sys.stderr)
+        return Exit.FAILED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:

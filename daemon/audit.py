@@ -173,7 +173,7 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
         try:
             spec = (folder / names.SPEC).read_bytes()
         except OSError:
-            if row["state"] == "forgotten":  # thrown back, and made anew without the memory
+            if row["state"] == "forgotten" or (row["state"] == "undone" and not row["result"]):  # thrown back
                 continue
             missing = "folder" if not folder.is_dir() else names.SPEC
             yield Finding("jobs", row["folder"], f"job {row['id']} is {row['state']}, but its {missing} is missing")
@@ -226,10 +226,11 @@ def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any], changed: set[
 
 
 def _lineage(audit: Audit) -> Iterator[Finding]:
-    """Each chain is one straight line of promoted jobs; the head is its end."""
+    """The promoted versions are one straight line, each on the one before it; the head is its end."""
     points = {(point["chain"], point["step"]): point for point in jobs.checkpoints(audit.db)}
-    ends: dict[int, dict[str, Any]] = {}
-    promoted = [row for row in checks.all_jobs(audit.db) if row["state"] == "promoted"]
+    promoted = sorted((row for row in checks.all_jobs(audit.db) if row["state"] == "promoted"),
+                      key=lambda row: row["v_id"] or 0)  # fmt: skip
+    before: dict[str, Any] | None = None
     for row in promoted:
         who = f"job {row['id']}"
         if row["v_id"] is None or row["v_state"] != "promoted":
@@ -242,26 +243,28 @@ def _lineage(audit: Audit) -> Iterator[Finding]:
         if row["v_step"] - row["parent_step"] != row["steps"]:
             yield Finding("lineage", f"{who} steps", f"{who} took {row['v_step'] - row['parent_step']} steps from its "
                           f"parent to its checkpoint, but {row['steps']} are recorded")  # fmt: skip
-        before = ends.get(row["chain"])
-        parent = (before["v_sha256"], before["v_step"]) if before else (None, 0)
+        begins = row["parent_sha256"] is None and (before is None or before["chain"] != row["chain"])
+        parent = (before["v_sha256"], before["v_step"]) if before and not begins else (None, 0)
         if (row["parent_sha256"], row["parent_step"]) != parent:
             expected = f"job {before['id']}" if before else "the base"
             yield Finding("lineage", f"{who} parent", f"{who} did not start from the checkpoint of {expected}, the one "
-                          f"before it in chain {row['chain']}")  # fmt: skip
-        ends[row["chain"]] = row
-    yield from _head(jobs.get_head(audit.db), promoted)
+                          f"before it in the line")  # fmt: skip
+        if row["v_parent"] != (before["v_id"] if before else None):
+            expected = f"v{before['v_id']}, the promoted version before it" if before else "the base"
+            yield Finding("lineage", f"{who} line", f"v{row['v_id']} does not name {expected}, as its parent")
+        before = row
+    yield from _head(jobs.get_head(audit.db), before)
 
 
-def _head(head: dict[str, Any] | None, promoted: list[dict[str, Any]]) -> Iterator[Finding]:
-    newest = max(promoted, key=lambda row: row["v_id"] or 0, default=None)
+def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None) -> Iterator[Finding]:
     if newest is None:
         if head is not None:
             yield Finding("lineage", "head", f"there is a head, v{head['version']}, but no promoted job")
     elif head is None:
         yield Finding("lineage", "head", f"job {newest['id']} is promoted, but there is no head")
     else:
-        place = (head["version"], head["chain"], head["step"], head["sha256"])
-        if place != (newest["v_id"], newest["v_chain"], newest["v_step"], newest["v_sha256"]):
+        place = (head["version"], head["step"], head["sha256"])
+        if place != (newest["v_id"], newest["v_step"], newest["v_sha256"]):
             yield Finding("lineage", "head", f"the head is v{head['version']}, but the newest promoted version is "
                           f"v{newest['v_id']}, of job {newest['id']}, or their checkpoints differ")  # fmt: skip
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from daemon import durable
 from trainer import names
 
+TEMPORARY = ".tmp-"
+
 
 class DamagedCheckpoint(Exception):
     """A checkpoint's files are not what its manifest says. The message names the first that differs."""
@@ -43,16 +45,29 @@ def verify(checkpoint: Path, expected_sha256: str | None = None) -> None:
 
 def link(checkpoint: Path, target: Path) -> None:
     """Give a checkpoint a second name, file by file; copies where the file system refuses links."""
-    target.mkdir(parents=True, mode=0o700)
-    for root, _, files in os.walk(checkpoint):
-        inside = target / Path(root).relative_to(checkpoint)
-        inside.mkdir(exist_ok=True, mode=0o700)
-        for name in files:
-            try:
-                os.link(Path(root) / name, inside / name)
-            except OSError:
-                shutil.copy2(Path(root) / name, inside / name)
-        durable.fsync_dir(inside)
+    durable.link_tree(checkpoint, target)
+
+
+def begin(checkpoint: Path, chains: Path, chain: int, step: int) -> Path:
+    """A new chain that goes on from a checkpoint of anywhere, by hard links. Done already: nothing to do."""
+    target = folder(chains, chain, step)
+    if not target.exists():
+        staged = chains / f"{TEMPORARY}{chain}"
+        shutil.rmtree(staged, ignore_errors=True)
+        link(checkpoint, staged / target.name)
+        durable.fsync_dir(staged)
+        durable.rename_durable(staged, target.parent)
+    return target
+
+
+def sweep(chains: Path, recorded: set[int]) -> list[str]:
+    """Remove chains of which no transaction spoke: nothing goes on from them. Gives their names."""
+    removed = []
+    for entry in sorted(chains.iterdir()) if chains.is_dir() else []:
+        if entry.name.startswith(TEMPORARY) or (entry.name.isdecimal() and int(entry.name) not in recorded):
+            shutil.rmtree(entry)
+            removed.append(entry.name)
+    return removed
 
 
 def adopt(job_folder: Path, checkpoint: str, chains: Path, chain: int, sha256: str) -> Path:

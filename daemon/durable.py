@@ -19,6 +19,8 @@ TEMP_PREFIX = ".engramd-tmp-"  # short of a name's own length, so that a 255 byt
 GONE_PREFIX = ".engramd-gone-"  # a folder on its way out; anyone who finds one may finish the removal
 CHUNK = 1 << 20
 OPEN_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never blocks, never follows
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+_FICLONE = 0x40049409
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 Pulse = Callable[[], None]  # called between pieces of long work; what it raises ends the work safely
@@ -100,13 +102,17 @@ def make_folder(path: Path, mode: int = 0o700) -> None:
         return
     if not path.parent.is_dir():
         make_folder(path.parent, mode)
+    before = os.umask(0)  # it would cut the mode
     try:
-        path.mkdir()
+        path.mkdir(mode & 0o777)
     except FileExistsError:
         if not path.is_dir():
             raise
         return
-    path.chmod(mode)  # after mkdir, because the umask cuts mkdir's own mode
+    finally:
+        os.umask(before)
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # the set-group-id bit comes from the parent, or by this, which
+        path.chmod(mode)  # RestrictSUIDSGID= of the system service does not allow
     fsync_dir(path.parent)
 
 
@@ -133,6 +139,44 @@ def rename_durable(source: Path, target: Path) -> None:
     fsync_dir(target.parent)
     if source.parent != target.parent:
         fsync_dir(source.parent)
+
+
+def link_or_clone(source: Path, target: Path) -> bool:
+    """A second name for a sealed file, or, where the file system gives none, a clone that shares its blocks (FICLONE,
+    as `ioctl_ficlone(2)` has it). False where neither goes: on another file system, say."""
+    try:
+        os.link(source, target)
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    fd = os.open(source, OPEN_SAFELY)
+    try:
+        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.ioctl(out, _FICLONE, fd)
+            os.fchmod(out, stat.S_IMODE(os.fstat(fd).st_mode))
+            os.fsync(out)
+            return True
+        except OSError:
+            target.unlink()
+            return False
+        finally:
+            os.close(out)
+    finally:
+        os.close(fd)
+
+
+def link_tree(source: Path, target: Path, pulse: Pulse = no_pulse) -> None:
+    """Second names for all files of a sealed folder, copies where the file system refuses them; fsynced."""
+    make_folder(target)
+    for root, _, names in os.walk(source):
+        inside = target / Path(root).relative_to(source)
+        inside.mkdir(exist_ok=True, mode=0o700)
+        for name in names:
+            if not link_or_clone(Path(root) / name, inside / name):
+                copy_durable(Path(root) / name, inside / name, pulse, 0o400)
+        fsync_dir(inside)
 
 
 def copy_durable(source: Path, target: Path, pulse: Pulse = no_pulse, mode: int = 0o600) -> str:

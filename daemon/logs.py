@@ -144,8 +144,9 @@ class LogFile:
 
     def _open(self) -> FileIO:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        mode = 0o600 | (self._path.parent.stat().st_mode & 0o040)  # the group's too, where the folder is
         file = FileIO(os.open(self._path, flags, 0o600), "r+")
-        os.fchmod(file.fileno(), 0o600)
+        os.fchmod(file.fileno(), mode)
         size = os.fstat(file.fileno()).st_size
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
             file.write(b"\n")

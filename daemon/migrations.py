@@ -36,6 +36,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("held", "waiting"),
         ("held", "discarded"),
         ("trained", "waiting"),  # the head went back to before it was trained
+        *((state, "trained") for state in ("waiting", "skipped", "held", "discarded")),  # and on again
         *((state, "forgotten") for state in ("waiting", "held", "held_out", "skipped", "trained", "discarded")),
     ),
     "jobs": (
@@ -47,8 +48,16 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("running", "failed"),
         ("finished", "promoted"),
         ("finished", "refused"),
+        ("promoted", "undone"),  # the head went back to before it
+        ("undone", "promoted"),
+        ("frozen", "undone"),  # frozen on a head that is no longer it
     ),
-    "versions": (("candidate", "promoted"), ("candidate", "refused")),
+    "versions": (
+        ("candidate", "promoted"),
+        ("candidate", "refused"),
+        ("promoted", "undone"),
+        ("undone", "promoted"),
+    ),
     "slots": (("claimed", "done"), ("claimed", "failed")),
     "requests": (("waiting", "running"), ("running", "waiting"), ("running", "done"), ("running", "failed")),
 }
@@ -167,7 +176,7 @@ def m002_exports(db: sqlite3.Connection) -> None:
 def m003_nights(db: sqlite3.Connection) -> None:
     """Going back, and what retention must not take."""
     for statement in (
-        "DROP TRIGGER memories_legal_moves",
+        *(f"DROP TRIGGER {table}_legal_moves" for table in ("memories", "jobs", "versions")),
         # Each time that the head went anywhere else than on to the next job's checkpoint.
         """CREATE TABLE head_moves (
             id INTEGER PRIMARY KEY, at TEXT NOT NULL, reason TEXT NOT NULL, from_chain INTEGER, from_step INTEGER,
@@ -177,7 +186,8 @@ def m003_nights(db: sqlite3.Connection) -> None:
             kind TEXT NOT NULL, name TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID""",
     ):
         db.execute(statement)
-    _guard(db, "memories")
+    for table in ("memories", "jobs", "versions"):
+        _guard(db, table)
 
 
 def m002_home_nights(db: sqlite3.Connection) -> None:

@@ -179,7 +179,9 @@ def _summary(
 def tidy(world: World) -> None:
     """What may be done again at every start: the symlink, old checkpoints, leftovers in job folders."""
     head, paths = jobs.get_head(world.db), world.paths
-    if head:
+    if head is None:
+        paths.current_model.unlink(missing_ok=True)
+    else:
         chains.point(paths.current_model, paths.chains, head["chain"])
         chains.prune(paths.chains, head["chain"], world.recipe.save_total_limit, {head["step"]})
     for job in jobs.ended(world.db):

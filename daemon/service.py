@@ -15,16 +15,19 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import forgetting, inbox, ledger, notify, supervisor
+from daemon import forgetting, going_back, inbox, ledger, notify, schedule, sharing, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.ledger import batches, jobs, memories, requests
 from daemon.logs import get_logger
+from daemon.nights import Nights, local_date, made_told
 from daemon.settings import Settings, SettingsError
+from daemon.snapshotting import take
 from daemon.training import Training
 from daemon.world import World, open_world
 
 DISK_PAUSE = 5.0  # seconds
+QUEUE_PAUSE = 5.0  # seconds between two counts of what waits, for the status line
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 CLAIMS_PER_TICK = 500  # files; a tick must stay well under a second
 
@@ -64,21 +67,34 @@ class Service:
     def __init__(
         self, home: Home, settings: Settings, *,
         now: Callable[[], str] = utc_now, clock: Callable[[], float] = time.monotonic,
-        trainer: Sequence[str] = supervisor.COMMAND,
+        trainer: Sequence[str] = supervisor.COMMAND, scheduled: bool = True,
     ) -> None:  # fmt: skip
+        """With `scheduled` what is due by the clock is done too, as in a daemon and with `run --once`."""
         self._trainer = trainer
         self._home, self._settings = home, settings
         self._now, self._clock = now, clock
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal's put may interrupt its get
         self._stopping = False
+        self._ready = False
+        self._queued: tuple[float, str] = (-math.inf, "")  # when it was counted, what waits
         self._undone = True  # something may lie half done: the next tick recovers first
         self._unsettled_since: float | None = None
         self._look = True  # the next tick scans the inbox
         self._next_scan = -math.inf
         self._db = ledger.open_home(home.database, write=True)
+        # What the schedule can have done: (world, now) -> one line on what came of it. It may raise schedule.Waits,
+        # or schedule.Unfinished after a slice of its work, and is then called again.
+        self._tasks: dict[str, Callable[[World, str], str]] = {}
+        self._scheduled = scheduled
+        self._schedule = schedule.Schedule(
+            self._db, settings.schedule, self._tasks, now=now, clock=clock, wake=lambda: self._wake.put(None)
+        )
+        self._nights = Nights(settings.schedule, pulse=self._pulse, clock=clock)
+        self._tasks |= self._nights.tasks()
         self._worlds: dict[str, tuple[World, Ingestion, Training]] = {}
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
+        self._sharing = sharing.Sharing(home)
         self._scanner = self._make_scanner()
         self._scan: inbox.Scan | None = None
         self._watch = self._make_watch()
@@ -101,10 +117,13 @@ class Service:
             _log.warning("setting", note=notice)
         self._watch.start()
         try:
+            if self._scheduled:
+                self._schedule.start()
             self._tick_or_wait_for_disk()
             for world, _, _ in self._worlds.values():
                 _log.info("profile_ready", profile=world.name, waiting=batches.waiting_memories(world.db))
-            notify.ready()
+            notify.ready(self._status_line())
+            self._ready = True
             while not self._stopping and not (until and until()):
                 worked = self._tick_or_wait_for_disk()
                 notify.watchdog()
@@ -158,9 +177,12 @@ class Service:
 
     def recover(self) -> None:
         """The normal start, and the way on after a full disk: what was left half done is finished or undone."""
-        for _, ingestion, training in self._worlds.values():
+        for world, ingestion, training in self._worlds.values():
             ingestion.recover(self._now())
             training.recover()
+            going_back.sweep(world)
+        if self._scheduled:
+            self._schedule.recover()
 
     def tick(self) -> bool:
         """Each due step once, each bounded. Gives whether there was anything to do."""
@@ -179,8 +201,15 @@ class Service:
                 worked = True
             if training.running and not at_work:
                 at_work = [name]
+        if self._scheduled and not self._stopping:
+            worked |= self._schedule.serve(self._worlds, self._do_task)
+        for world, _, training in self._worlds.values():
+            self._sharing.refresh(world.paths, (training.running, jobs.get_head(world.db)), running=training.running)
         notify.status(self._status_line())
         return worked
+
+    def _do_task(self, task: str, profile: str) -> str:
+        return self._tasks[task](self._worlds[profile][0], self._now())
 
     def _claim(self, now: str) -> bool:
         """Look at the inbox where a look is due, and take what is stable, a slice at a time."""
@@ -217,7 +246,10 @@ class Service:
         return bool(outcomes)
 
     def _pulse(self) -> None:
+        """Between the pieces of long work: the watchdog waits, and before READY=1 the start's own time does."""
         notify.watchdog()
+        if not self._ready:
+            notify.extend_timeout(60.0)
 
     @property
     def _inbox_waits(self) -> bool:
@@ -251,6 +283,12 @@ class Service:
         if request["profile"] not in self._worlds:
             raise ValueError(f"there is no profile {request['profile']!r}: engramd profile add {request['profile']}")
         world, ingestion, training = self._worlds[request["profile"]]
+        if request["command"] == "schedule_run":
+            return self._schedule.run_now(request, arguments["task"], self._do_task)
+        if request["command"] == "snapshot":
+            return made_told(take(world, local_date(self._settings.schedule.timezone, now), now, pulse=self._pulse))
+        if request["command"] == "restore":
+            return self._restore(world, training, arguments["snapshot"], now)
         if request["command"] == "train":
             job = jobs.open_job(world.db)
             waits = jobs.get_meta(world.db, "waits")
@@ -279,6 +317,18 @@ class Service:
             _log.info(f"batch_{request['command']}", profile=world.name, batch=row["id"], at=now)
             return {"batch": row["id"]}
         raise ValueError(f"unknown request {request['command']!r}")
+
+    def _restore(self, world: World, training: Training, which: str, now: str) -> dict[str, Any] | None:
+        folder = going_back.snapshot_folder(world, which)
+        if going_back.is_empty(world):
+            told = going_back.refill(world, folder)
+            self._open(world.name)
+            self._undone = True
+            return told
+        target = going_back.target_of(world, folder)
+        if not going_back.job_out_of_the_way(world, training, f"the head goes back: {target.reason}"):
+            return None
+        return going_back.go(world, self._db, target, now)
 
     def _add_profile(self, name: str) -> dict[str, Any]:
         if not is_profile_name(name):
@@ -310,7 +360,7 @@ class Service:
 
     def idle(self) -> bool:
         """Nothing is due: `run --once` may end."""
-        if self._undone or self._inbox_waits or requests.open_ones(self._db):
+        if self._undone or self._inbox_waits or self._schedule.busy or requests.open_ones(self._db):
             return False
         for world, ingestion, training in self._worlds.values():
             if ingestion.busy or training.running:
@@ -322,8 +372,9 @@ class Service:
 
     def stop(self) -> None:
         """Forward the stop to the trainer and wait until it has saved; it is killed past its time."""
-        notify.stopping()
+        notify.stopping("stopping: the trainer saves" if any(t.running for _, _, t in self._worlds.values()) else "")
         self._watch.stop()
+        self._schedule.stop()
         self._stopping = True
         for _, _, training in self._worlds.values():
             training.stop()
@@ -333,14 +384,20 @@ class Service:
             for _, _, training in self._worlds.values():
                 training.tick(self._now(), may_start=False)
             time.sleep(0.05)
+        notify.extend_timeout(60.0)
         for world, _, training in self._worlds.values():
             training.tick(self._now(), may_start=False)  # a job that ended well is judged before we go
             world.db.close()
         self._db.close()
 
     def _status_line(self) -> str:
-        parts = []
-        for world, _, training in self._worlds.values():
-            if training.running:
-                parts.append(f"{world.name}: {training.line()}")
-        return "; ".join(parts) or "watching the inbox"
+        """For `systemctl status`: job, step and loss of what runs; the queue behind it."""
+        clock = self._clock()
+        if clock - self._queued[0] > QUEUE_PAUSE:
+            waiting = {name: batches.waiting_memories(world.db) for name, (world, _, _) in self._worlds.items()}
+            told = [f"{name}: {count} memories wait" for name, count in waiting.items() if count]
+            self._queued = (clock, "; ".join(told))
+        running = [f"{w.name}: {training.line()}" for w, _, training in self._worlds.values() if training.running]
+        unsettled = self._scan.ready + self._scan.waiting if self._scan else 0
+        files = f"{unsettled} in the inbox" if unsettled else ""
+        return "; ".join(filter(None, [*running, files, self._queued[1]])) or "watching the inbox"

@@ -19,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from daemon import expressions
 from daemon.home import Home, is_profile_name
 from daemon.settings_layers import (
     Fault,
@@ -159,7 +160,7 @@ def _resolve(
     finally:
         _layers.reset(token)
     raise_first(_profile_faults(settings, layers) + _flag_faults(settings, layers))
-    notices += _recipe_notices(settings, layers)
+    notices += _recipe_notices(settings, layers) + _schedule_notices(settings)
     settings._notices = notices
     return settings, layers
 
@@ -234,6 +235,18 @@ def _recipe_notices(settings: Settings, layers: tuple[Layer, ...]) -> list[str]:
                 f"load_in_4bit{whose} is ignored: method full trains every weight in {recipe.dtype}"
             )
     return notices
+
+
+def _schedule_notices(settings: Settings) -> list[str]:
+    """A task runs at most once a day, whatever cron says."""
+    given = {name: getattr(settings.schedule, name) for name in ("snapshot", "verify")}
+    given |= {f"cycles.{name}.when": cycle.when for name, cycle in settings.schedule.cycles.items()}
+    found = {key: expressions.parse(text) for key, text in given.items()}
+    return [
+        f'schedule.{key} = "{one.text}" names several times of a day; engramd takes the first, {one.at:%H:%M}'
+        for key, one in found.items()
+        if one.several
+    ]
 
 
 def _rate_notice(place: str, given: Any) -> list[str]:

@@ -173,6 +173,8 @@ def faults(
         if item["type"] == "extra_forbidden":
             known = _properties(schema, local[:-1])
             found.append(Fault(where(key), unknown_key(key, known)))
+        elif item["type"] == "value_error":  # a validator of ours: its sentence says more than the type
+            found.append(Fault(where(key), wrong_value(key, item["input"], reason=str(item["ctx"]["error"]))))
         else:
             found.append(
                 Fault(where(key), wrong_value(key, item["input"], allowed(schema, local) or item["msg"]))
@@ -196,13 +198,14 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"{key} is no setting; {nearest}"
 
 
-def wrong_value(key: str, value: Any, may_be: str) -> str:
+def wrong_value(key: str, value: Any, may_be: str = "", reason: str = "") -> str:
     try:
         shown = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
         shown = repr(value)
     shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
-    return f"{key} = {shown} is not allowed; it must be {may_be}"
+    rule = f": {reason}" if reason else f"; it must be {may_be}"
+    return f"{key} = {shown} is not allowed{rule}"
 
 
 def _resolve(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -231,6 +234,7 @@ def _properties(schema: Mapping[str, Any], path: list[str]) -> list[str]:
 def allowed(schema: Mapping[str, Any], path: list[str]) -> str | None:
     """What a setting may be, from its JSON schema: `a whole number from 1 to 1024`."""
     node = _node(schema, path)
+    node = next((one for one in node.get("anyOf", ()) if one.get("type") != "null"), node)  # or left out
     if "enum" in node:
         return "one of " + ", ".join(map(str, node["enum"]))
     kind = node.get("type")

@@ -3,9 +3,13 @@
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from daemon import expressions
+from daemon.home import is_profile_name
 from trainer.contract import TrainingRecipe
+
+TASKS = ("snapshot", "prune", "verify", "cycle")  # what the schedule does besides the cycles that a person names
 
 
 class Section(BaseModel):
@@ -19,6 +23,11 @@ def _zone(name: str) -> str:
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError("it is no time zone; one looks like Europe/Berlin") from None
     return name
+
+
+def _expression(text: str) -> str:
+    expressions.parse(text)
+    return text
 
 
 class InboxSettings(Section):
@@ -157,18 +166,69 @@ class ProfileSettings(Section):
     )
 
 
+When = Annotated[str, AfterValidator(_expression)]
+
+
+class CycleSchedule(Section):
+    """`[schedule.cycles.NAME]`: a larger training run that comes by itself, with its own selection."""
+
+    when: When = Field("1st 03:30", description="When it comes; the forms are those of the other tasks.")
+    kind: Literal["monthly", "foundation"] = Field(
+        "monthly", description="monthly goes on with recent memories and some old ones; foundation begins with all."
+    )
+    method: Literal["", "lora", "full"] = Field("", description="As in [training]; empty: as it stands there.")
+    mode: Literal["", "dual", "emulation", "agent"] = Field(
+        "", description="Only memories of this mode; empty: of every one."
+    )
+    days_recent: int | None = Field(
+        None, ge=0, le=36_525, description="As in [cycle], which is used where this is not set."
+    )
+    old_samples: int | None = Field(
+        None, ge=0, le=100_000_000, description="As in [cycle], which is used where this is not set."
+    )
+    max_samples: int | None = Field(
+        None, ge=1, le=100_000_000, description="As in [cycle], which is used where this is not set."
+    )
+    dataset_builder: Literal["", "advanced", "classic"] = Field(
+        "", description="As in [cycle]; empty: as it stands there."
+    )
+    profile: str = Field("", description="Whose memories; empty: of each profile, one cycle each.")
+
+    @field_validator("profile")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if name and not is_profile_name(name):
+            raise ValueError("a profile's name is of a-z, 0-9, _ and -, at most 32 characters")
+        return name
+
+
 class ScheduleSettings(Section):
     """When the daemon does by itself what a person would otherwise have to think of. Times are local."""
 
     timezone: Annotated[str, AfterValidator(_zone)] = Field(
         "", description='Of the times below, such as "Europe/Berlin"; empty: the zone of this machine.'
     )
-    snapshot: str = Field("daily 03:00", description='When a snapshot is taken; "off" for never.')
+    snapshot: When = Field(
+        "daily 03:00",
+        description='When a snapshot is taken: "daily 03:00", "mon-fri 02:00", "1st 03:30", "last 03:00", '
+        '"every 2 weeks on fri 03:30 from 2026-01-02", "monthly", "quarterly", five fields of cron, or "off". '
+        "At most once a day.",
+    )
     prune_after_snapshot: bool = Field(True, description="Whether each snapshot is followed by engramd prune.")
-    verify: str = Field("sun 04:30", description='When snapshots are hashed anew and compared; "off" for never.')
+    verify: When = Field("sun 04:30", description='When snapshots are hashed anew and compared; "off" for never.')
     verify_max_minutes: int = Field(
         60, ge=1, le=1440, description="A scheduled verify stops after so long; the next one goes on from there."
     )
+    cycles: dict[str, CycleSchedule] = Field(default_factory=dict, description="Cycles by name.")
+
+    @field_validator("cycles")
+    @classmethod
+    def _names(cls, cycles: dict[str, CycleSchedule]) -> dict[str, CycleSchedule]:
+        for name in cycles:
+            if not is_profile_name(name) or name in TASKS:
+                rule = f"a-z, 0-9, _ and -, and none of {', '.join(TASKS)}"
+                raise ValueError(f"{name!r} cannot be a cycle's name: {rule}")
+        return cycles
 
 
 class WhenSettings(Section):

@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "read": ("read", "show what a file would give, without taking it"),
     "owner": ("owner", "say by what names you are known in chats"),
     "profile": ("profile", "add and list profiles"),
+    "snapshot": ("snapshot", "take, list, check, restore and copy snapshots"),
+    "schedule": ("schedule", "what is done by the clock, and when next"),
     "base": ("base", "the base model: fetch, show"),
     "loss": ("loss", "the loss curve over all batches"),
     "chat": ("chat", "talk to the newest model"),
@@ -42,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "check this machine"),
     "config": ("config", "print the settings and where each came from"),
     "log": ("log", "read the log"),
+    "install": ("install", "make it a service of systemd"),
+    "uninstall": ("install", "take the service away; the memories stay"),
     "completion": ("completion", "print a shell completion script"),
 }
 

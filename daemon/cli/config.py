@@ -34,6 +34,11 @@ _NAMED = {  # sections of which a person makes as many as there are names: what 
         "what each choice teaches.",
         "chatgpt",
     ),
+    "schedule.cycles": (
+        "A section like this is a cycle of its own: a larger training run over many memories, with its own times and "
+        "selection. There is none unless you make one, and there may be several.",
+        "monthly",
+    ),
     "profiles": (
         "A section like this declares a profile, one person's separate world; `me` is always there.",
         "anna",
@@ -130,6 +135,8 @@ def _section(section: str, values: "BaseModel", schema: dict[str, Any]) -> str:
         lines += _comment(_SECTION_NOTES[section])
     for key, field in type(values).model_fields.items():
         value = getattr(values, key)
+        if f"{section}.{key}" in _NAMED:
+            continue
         if isinstance(value, BaseModel):
             below.append(_section(f"{section}.{key}", value, schema))
             continue
@@ -142,15 +149,20 @@ def _section(section: str, values: "BaseModel", schema: dict[str, Any]) -> str:
 
 
 def _named(section: str) -> str:
-    from daemon.settings import ProfileSettings, SourceSettings
+    from pydantic import BaseModel
+
+    from daemon.settings_sections import CycleSchedule, CycleSettings, ProfileSettings, SourceSettings
 
     note, example = _NAMED[section]
-    fields = (ProfileSettings if section == "profiles" else SourceSettings).model_fields
+    classes: dict[str, type[BaseModel]] = {
+        "profiles": ProfileSettings, "sources": SourceSettings, "schedule.cycles": CycleSchedule
+    }  # fmt: skip
+    fields, cycle = classes[section].model_fields, CycleSettings()
     lines = [*_comment(note), f"#[{section}.{example}]"]
     for key, field in fields.items():
         lines += _comment(field.description or "")
         default = field.get_default(call_default_factory=True)
-        lines.append(f"#{key} = {_toml(True if default is None else default)}")
+        lines.append(f"#{key} = {_toml(getattr(cycle, key, True) if default is None else default)}")
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from daemon import ledger, logs, migrations, service
 from daemon.cli.exit_codes import Exit, UserError
+from daemon.cli.permission import only_the_owner_works
 from daemon.cli.running import ProgressLine
 from daemon.home import Home
 from daemon.settings import Settings, SettingsError
@@ -15,6 +16,7 @@ from daemon.settings import Settings, SettingsError
 def held_lock(home: Home) -> Iterator[None]:
     """The home's lock for the time of the block. Raises UserError where another engramd has it, and for
     what the ledgers and settings may refuse inside the block."""
+    only_the_owner_works(home)
     try:
         lock = service.Lock(home)
     except service.AlreadyRunning as error:
@@ -49,7 +51,8 @@ def loop(
     logs.configure(home, settings.log.level, settings.log.rotate_mb, settings.log.keep, quiet=quiet)
     line = ProgressLine(home, quiet=not progress)
     try:
-        daemon = service.Service(home, settings)
+        # A command that only wants its own request answered does not take a snapshot on the way.
+        daemon = service.Service(home, settings, scheduled=once or until is None)
         daemon.handle_signals()
         ended = daemon.idle if once else until
 

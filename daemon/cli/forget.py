@@ -91,18 +91,9 @@ def _sure(number: int, arguments: dict[str, Any]) -> bool:
 def _dry_run(args: argparse.Namespace, home: "Home", db: "ledger.Database", arguments: dict[str, Any]) -> int:
     """What would be done, from the same code, by this process and without a lock."""
     from daemon import forgetting
-    from daemon.ledger import jobs
-    from daemon.settings import SettingsError
-    from daemon.world import World, rules_of
+    from daemon.cli.reading import world_of
 
-    settings = settings_of(args)
-    try:
-        curation, prompts = rules_of(home)
-    except SettingsError as error:
-        raise UserError(str(error), Exit.CONFIG) from None
-    seed = int(jobs.get_meta(db, "seed") or settings.seed(args.profile))
-    world = World(args.profile, home, home.profile(args.profile), db, settings, curation, prompts, seed)
-    told = forgetting.dry_run(world, arguments)
+    told = forgetting.dry_run(world_of(home, args.profile, db, settings_of(args)), arguments)
     if args.json:
         print_json({"profile": args.profile, "dry_run": True, **told})
     else:

@@ -4,12 +4,16 @@ import argparse
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon import ledger, migrations
 from daemon.cli.context import home_of, settings_of
 from daemon.cli.exit_codes import Exit, UserError
 from daemon.home import Home, is_profile_name
+
+if TYPE_CHECKING:
+    from daemon.settings import Settings
+    from daemon.world import World
 
 
 def profiles(home: Home, asked: str | None) -> list[str]:
@@ -55,6 +59,20 @@ def opened(home: Home, profile: str) -> Iterator[ledger.Database]:
         raise _unreadable(error, str(db.path)) from None
     finally:
         db.close()
+
+
+def world_of(home: Home, profile: str, db: ledger.Database, settings: "Settings") -> "World":
+    """The profile for a dry run, by this process and without a lock. Raises UserError."""
+    from daemon.ledger import jobs
+    from daemon.settings import SettingsError
+    from daemon.world import World, rules_of
+
+    try:
+        curation, prompts = rules_of(home)
+    except SettingsError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    seed = int(jobs.get_meta(db, "seed") or settings.seed(profile))
+    return World(profile, home, home.profile(profile), db, settings, curation, prompts, seed)
 
 
 @contextmanager

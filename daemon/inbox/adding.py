@@ -36,6 +36,8 @@ def add(
             if source.resolve() in (inbox.resolve(), *inbox.resolve().parents):
                 raise Refused(f"{source} holds the inbox itself; add the folder with the memories.")
             durable.copy_tree_durable(source.resolve(), temp, pulse)
+            if folder_mode != 0o700:
+                _share(temp, folder_mode, file_mode)
         elif stat.S_ISREG(mode):
             durable.copy_durable(source.resolve(), temp, pulse, file_mode)
         else:
@@ -47,6 +49,15 @@ def add(
         durable.remove(temp)
     durable.fsync_dir(inbox)
     return target
+
+
+def _share(tree: Path, folder_mode: int, file_mode: int) -> None:
+    """For the group of a shared inbox: the daemon is another user, and must be able to take it away."""
+    for parent, _, names in os.walk(tree):
+        os.chmod(parent, folder_mode)
+        for name in names:
+            if not os.path.islink(os.path.join(parent, name)):
+                os.chmod(os.path.join(parent, name), file_mode)
 
 
 def _publish(temp: Path, inbox: Path, name: str, is_taken: Callable[[str], bool]) -> Path:

@@ -9,7 +9,6 @@ names that the next claim recognises as one.
 import contextlib
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from daemon import durable
 from daemon.durable import OPEN_SAFELY, Pulse, no_pulse
 from daemon.home import Home
-from daemon.inbox.failed import reject
+from daemon.inbox.failed import explain, reject, withdraw
 from daemon.inbox.folders import (
     Contents,
     fingerprint,
@@ -29,6 +28,7 @@ from daemon.inbox.folders import (
     size_problem,
 )
 from daemon.inbox.names import free_path, readable, safe_name
+from daemon.inbox.opening import not_movable, not_readable, stays
 from daemon.inbox.outcomes import Changed, Claim, Duplicate, Entry, Outcome, Refusal
 from daemon.records import BadItem
 
@@ -106,7 +106,7 @@ class _Slice:
             else:
                 found = not_regular(os.lstat(entry.location).st_mode)
         except OSError as error:
-            found = "" if error.errno in _TRY_AGAIN else _not_readable(self.home, entry, error)
+            found = "" if error.errno in _TRY_AGAIN else not_readable(self.home, entry, error)
         if isinstance(found, _Held):
             return found
         return self.refuse(entry, found, bad_items) if found else _changed(entry)
@@ -158,7 +158,7 @@ class _Slice:
                 return _changed(held.entry)
             if error.errno in _DISK_TROUBLE:
                 raise
-            return self.refuse(held.entry, _not_movable(held.entry, error))
+            return self.refuse(held.entry, not_movable(self.home, held.entry, error))
 
     def take(self, held: _Held) -> Outcome:
         entry = held.entry
@@ -186,6 +186,8 @@ class _Slice:
                 os.rename(target, free_path(entry.folder, entry.name))
                 return _changed(entry)
         folders = held.contents
+        if folders is not None:
+            withdraw(self.home, entry.profile, entry.name)
         bad_items = folders.bad_items if folders is not None else ()
         return Claim(
             entry.profile,
@@ -241,7 +243,7 @@ class _Slice:
             if isinstance(outcome, Claim):
                 durable.remove(outcome.path)
                 durable.fsync_dir(outcome.path.parent)
-            reason = _not_movable(entry, error)
+            reason = not_movable(self.home, entry, error)
             return Refusal(entry.profile, readable(entry.name), reason, path, False)
         return outcome
 
@@ -254,34 +256,17 @@ class _Slice:
         except OSError as error:
             if error.errno in _DISK_TROUBLE:
                 raise
-            reason = f"{reason} It could not be moved to {self.home.failed} either ({error.strerror})."
+            if stays(entry):  # the sentence says so already
+                with contextlib.suppress(OSError):
+                    explain(self.home, entry.profile, entry.name, reason, self.now_iso, bad_items)
+            else:
+                reason = f"{reason} It could not be moved to {self.home.failed} either ({error.strerror})."
             return Refusal(entry.profile, name, reason, entry.path, False, tuple(bad_items))
         return Refusal(entry.profile, name, reason, path, True, tuple(bad_items))
 
 
 def _changed(entry: Entry) -> Changed:
     return Changed(entry.profile, readable(entry.name))
-
-
-def _not_readable(home: Home, entry: Entry, error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "It is a symbolic link, and links are never followed; drop a copy of the file itself."
-    if error.errno in (errno.EACCES, errno.EPERM):
-        there = shlex.quote(str(home.profile(entry.profile).failed / safe_name(entry.name)))
-        what = "-R u+rwX,g+rX" if entry.kind == "folder" else "u+rw,g+r"
-        return (
-            f"engramd may not read it ({error.strerror}); as its owner run: chmod {what} {there} "
-            "and move it back into the inbox."
-        )
-    return f"It cannot be read ({error.strerror}); check the disk, then drop it again."
-
-
-def _not_movable(entry: Entry, error: OSError) -> str:
-    folder = shlex.quote(readable(str(entry.folder)))
-    return (
-        f"engramd may not move it out of the inbox ({error.strerror}); "
-        f"as an administrator run: chmod g+rwX {folder}, and for a folder the same on it."
-    )
 
 
 def _is_as_seen(location: str, held: _Held) -> bool:

@@ -56,6 +56,24 @@ def _says_the_same(path: Path, reason: dict[str, Any]) -> bool:
     return isinstance(there, dict) and {**there, "time": ""} == {**reason, "time": ""}
 
 
+def explain(home: Home, profile: str, name: str, reason: str, now_iso: str, bad_items: Sequence[BadItem] = ()) -> None:
+    """Only the reason, `<name>.reason.json`: for what has to stay in the inbox. Safe to repeat."""
+    folder = home.profile(profile).failed
+    folder_mode, file_mode = inbox_modes(home)
+    make_folder(folder, folder_mode)
+    body, path = _reason(profile, name, reason, now_iso, None, bad_items), folder / (safe_name(name) + REASON_SUFFIX)
+    if not _says_the_same(path, body):
+        _write(path, body, file_mode)
+
+
+def withdraw(home: Home, profile: str, name: str) -> None:
+    """What `explain` wrote, once its command was run and the thing was taken."""
+    path = home.profile(profile).failed / safe_name(name)
+    if not os.path.lexists(path):
+        with contextlib.suppress(OSError):
+            path.with_name(path.name + REASON_SUFFIX).unlink(missing_ok=True)
+
+
 def reject(
     home: Home,
     path: Path,

@@ -2,12 +2,12 @@
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from daemon import migrations
+from daemon import durable, migrations
 
 
 class Absent(Exception):
@@ -69,6 +69,16 @@ class Database:
         before = self._db.total_changes
         self._db.executemany(sql, rows)
         return self._db.total_changes - before
+
+    def backup(self, target: Path, pulse: Callable[[], None] = lambda: None) -> None:
+        """A copy of the whole database as one plain file, consistent whatever is written meanwhile; fsynced."""
+        copy = sqlite3.connect(target, isolation_level=None)
+        try:
+            self._db.backup(copy, pages=2000, progress=lambda *_: pulse())
+            copy.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            copy.close()
+        durable.fsync_file(target)
 
     def one(self, sql: str, values: Sequence[Any] = ()) -> dict[str, Any] | None:
         row = self._db.execute(sql, values).fetchone()

@@ -138,13 +138,13 @@ def without_lines(memory: Memory, cut: Callable[[str], str]) -> Memory:
 # -- taking them out ---------------------------------------------------------------------------------
 
 
-def throw_back(db: Database, job: int, reason: str) -> None:
+def throw_back(db: Database, job: int, reason: str, state: str = "forgotten") -> None:
     """An open job goes; its memories wait for the next one. Not for a job that has ended."""
     row = jobs.get(db, job)
     assert row is not None and row["state"] in _OPEN
     if row["state"] == "running":
         jobs.pause(db, job, reason)
-    moved(db.execute("UPDATE jobs SET state='forgotten', reason=?, pid=NULL WHERE id=?", (reason, job)), "job")
+    moved(db.execute("UPDATE jobs SET state=?, reason=?, pid=NULL WHERE id=?", (state, reason, job)), "job")
     db.execute(
         """UPDATE memories SET state='waiting', reason=NULL WHERE state='frozen' AND seq IN (
             SELECT memory FROM job_memories WHERE job=? AND use='new')""",
@@ -159,7 +159,11 @@ def ids_of_job(db: Database, job: int) -> set[str]:
 
 
 def folders_of_forgotten_jobs(db: Database) -> list[str]:
-    return [row["folder"] for row in db.all("SELECT folder FROM jobs WHERE state='forgotten'")]
+    """Also of jobs that were thrown back when the head moved."""
+    return [
+        row["folder"]
+        for row in db.all("SELECT folder FROM jobs WHERE state='forgotten' OR (state='undone' AND result IS NULL)")
+    ]
 
 
 def erase(db: Database, seqs: Sequence[int], lines: Iterable[str], seed: int) -> int:

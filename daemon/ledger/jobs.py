@@ -73,7 +73,7 @@ def newest_id(db: Database) -> int:
 
 def ended(db: Database) -> list[dict[str, Any]]:
     """Jobs with a verdict whose folders keep only records. A refused one keeps its checkpoint for a person."""
-    return db.all("SELECT id, folder FROM jobs WHERE state IN ('promoted','failed') ORDER BY id")
+    return db.all("SELECT id, folder FROM jobs WHERE state IN ('promoted','failed','undone') ORDER BY id")
 
 
 def newest_chain(db: Database) -> int:
@@ -164,6 +164,14 @@ def insert_version(
 
 def version_of_job(db: Database, job: int) -> dict[str, Any] | None:
     return db.one("SELECT * FROM versions WHERE job=?", (job,))
+
+
+def version(db: Database, number: int) -> dict[str, Any] | None:
+    return db.one("SELECT * FROM versions WHERE id=?", (number,))
+
+
+def chains(db: Database) -> list[dict[str, Any]]:
+    return db.all("SELECT * FROM chains ORDER BY id")
 
 
 def versions(db: Database) -> list[dict[str, Any]]:

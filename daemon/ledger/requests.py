@@ -11,10 +11,15 @@ from daemon.ledger.database import Database, moved
 def ask(db: Database, profile: str, command: str, arguments: dict[str, Any], now: str) -> int:
     """The one thing that the command line may write. Gives the request's id."""
     with db.transaction():
-        cursor = db.execute(
-            "INSERT INTO requests (profile, command, arguments, created_at) VALUES (?, ?, ?, ?)",
-            (profile, command, json.dumps(arguments), now),
-        )
+        return insert(db, profile, command, arguments, now)
+
+
+def insert(db: Database, profile: str, command: str, arguments: dict[str, Any], now: str) -> int:
+    """As `ask`, in the caller's transaction."""
+    cursor = db.execute(
+        "INSERT INTO requests (profile, command, arguments, created_at) VALUES (?, ?, ?, ?)",
+        (profile, command, json.dumps(arguments), now),
+    )
     return int(cursor.lastrowid or 0)
 
 

@@ -9,7 +9,7 @@ memory at a time.
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple
 
 from daemon.readers.dates import local_to_utc, zoned_time
@@ -24,7 +24,7 @@ from daemon.readers.shape import (
     tags_of,
 )
 from daemon.readers.turns import role_of
-from daemon.records import BadItem, Heard, Memory, Refused, Utterance
+from daemon.records import BadItem, Heard, LeftOut, Memory, Refused, Utterance
 
 ABOUT = """\
 **CSV, TSV.** A table whose first line names its columns, in any order and case, divided by comma, semicolon, tab or
@@ -65,6 +65,10 @@ _SLASHED = re.compile(
     r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4}|\d\d)(?:[ ,T]+(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]\.?m\.?)?)?",
     re.IGNORECASE,
 )
+_HALF_DAY = re.compile(r"(.*\d)[ ,T]+(\d{1,2}):(\d\d)(?::(\d\d))?[ \u00a0\u202f]*([ap])\.?m\.?", re.IGNORECASE)
+_CLOCK = re.compile(r"(.*[a-z].*\d{4}),? (\d\d:\d\d(?::\d\d)?)", re.IGNORECASE)  # behind a month's name
+_COPY = re.compile(r"\s*\(\d+\)(?=\.[^.]*$|$)")
+_SEPARATOR = re.compile(r"\ufeff?sep=(.)\r?\n?")  # which Excel writes above the header
 
 
 class _Table(NamedTuple):
@@ -97,7 +101,8 @@ def _claims(sniff: Sniff) -> bool:
 def _table(text: str) -> _Table | None:
     """What the header says, by the delimiter with which most of its columns are known."""
     best: _Table | None = None
-    start = text.lstrip("\n\r")
+    start = _SEPARATOR.sub("", text.lstrip("\n\r"), count=1) if text.lstrip("\n\r\ufeff")[:4] == "sep=" else text
+    start = start.lstrip("\n\r")
     for delimiter in DELIMITERS:
         try:
             header = next(_rows(start.split("\n"), delimiter), [])
@@ -228,7 +233,7 @@ def _items(lines: Iterator[str], table: _Table, facts: FileFacts) -> Iterator[He
         if not row or (len(row) == 1 and not row[0].strip()):
             continue
         if not header_seen:
-            header_seen = True
+            header_seen = not row[0].startswith(("sep=", "\ufeffsep="))
             continue
         number += 1
         if len(row) < columns or any(row[columns:]):
@@ -250,7 +255,7 @@ def _time(cells: dict[str, str], table: _Table, facts: FileFacts) -> tuple[str |
         return None, facts.modified, True
     found = _SLASHED.fullmatch(raw)
     if found is None:
-        return raw, *zoned_time(raw, facts.locale.zone)
+        return raw, *zoned_time(_usual(raw), facts.locale.zone)
     day, month = (int(found[1]), int(found[2])) if table.day_first else (int(found[2]), int(found[1]))
     year, hour = int(found[3]), int(found[4] or 0)
     if found[7]:
@@ -262,6 +267,21 @@ def _time(cells: dict[str, str], table: _Table, facts: FileFacts) -> tuple[str |
     except ValueError:
         return raw, None, False
     return raw, local_to_utc(moment, facts.locale.zone), False
+
+
+def _usual(raw: str) -> str:
+    """A date with a clock of twelve hours, or with the name of its month and a time, as ISO has it."""
+    clock = ""
+    if len(raw) > 64:
+        return raw
+    if found := _HALF_DAY.fullmatch(raw):
+        hour = int(found[2]) % 12 + (12 if found[5] in "pP" else 0)
+        raw, clock = found[1].rstrip(","), f" {hour:02}:{found[3]}:{found[4] or '00'}"
+    elif found := _CLOCK.fullmatch(raw):
+        raw, clock = found[1], f" {found[2]}"
+    if clock and (day := zoned_time(raw, UTC)[0]) is not None:
+        return day[:10] + clock
+    return raw + clock
 
 
 def _pair(cells: dict[str, str], number: int, table: _Table, facts: FileFacts) -> Memory | BadItem:
@@ -277,15 +297,16 @@ def _pair(cells: dict[str, str], number: int, table: _Table, facts: FileFacts) -
 
 def _message(
     cells: dict[str, str], number: int, by_role: bool, table: _Table, facts: FileFacts
-) -> Utterance | BadItem:
-    if not cells["text"]:
-        return BadItem(f"row {number}", "its text is empty")
+) -> Utterance | LeftOut:
     raw, time, known = _time(cells, table, facts)
     speaker = cells["speaker"]
+    if not cells["text"]:
+        return LeftOut("it has no text", speaker, "", raw, time, known, f"row {number}")
     role = role_of(speaker) if by_role else None
     thread = cells.get("conversation")
     return Utterance(
-        "csv", thread or facts.name, speaker, cells["text"], raw, time, known, None, None if known else raw, role,
+        "csv", thread or _COPY.sub("", facts.name),
+        speaker, cells["text"], raw, time, known, None, None if known else raw, role,
         None, None, None, f"row {number}",
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Signal's chats as signal-export writes them (`chat.md`), and rows of its database as sigtop gives them (JSON).
+"""Signal's chats as signal-export writes them (`chat.md`), and as sigtop does (text, and JSON of its database's rows).
 
 A line `[2019-05-29, 15:04] Me: text` begins a message; what follows until the next belongs to it. signal-export
-calls the owner "Me". Left out, each with its reason: pictures and files alone, reactions, quoted replies.
+calls the owner "Me". Left out, each with its reason: pictures and files alone, reactions, quoted replies, calls.
 """
 
 import re
@@ -9,22 +9,28 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from daemon.readers import signal_sigtop
 from daemon.readers.ai_chats import conversations, name_of, text_of
 from daemon.readers.dates import as_utc, local_to_utc
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
+from daemon.readers.whatsapp_bodies import is_log
 from daemon.records import BadItem, Heard, LeftOut, Utterance
 
 ABOUT = """\
 **Signal.** Export with signal-export and drop the folder, or one `chat.md`: the name of its folder is that of the chat.
-Rows of the database as JSON (`sent_at`, `type`, `body`, `conversationId`), as sigtop writes them, are read too. Both
-say which messages are yours. Pictures, files, reactions and quoted replies are left out. The times of `chat.md` have
-no zone.
+The texts and the JSON (rows with `sent_at`, `type`, `body`, `conversationId`) of sigtop are read too. All of them say
+which messages are yours. Pictures, files, reactions, quoted replies, calls and deleted messages are left out. The times
+of `chat.md` have no zone.
 """
 
 SOURCE = "signal"
 _LINE = re.compile(r"\[(\d{4})-(\d\d)-(\d\d),? (\d\d):(\d\d)(:\d\d)?\] ([^:\n]{1,100}): ?(.*)")
-_MEDIA = re.compile(r"!?\[[^\[\]\n]{0,200}\]\([^()\n]{0,500}\)")
-_REACTIONS = re.compile(r"\s*\(- .{1,200} -\)\s*$")
+_FOLDERS = r"(?:\./|\.\./)?(?:media|exported_stickers|stickers)/"
+_MEDIA = re.compile(
+    rf"!\[[^\[\]\n]{{0,200}}\]\((?!https?:)(?:[^()\n]|\([^()\n]{{0,50}}\)){{0,500}}\)"
+    rf"|\[[^\[\]\n]{{0,200}}\]\({_FOLDERS}(?:[^()\n]|\([^()\n]{{0,50}}\)){{1,500}}\)"
+)
+_CALL = re.compile(r"(?:Incoming|Outgoing|Missed)(?: \w{1,10})? call(?: \([^()\n]{1,80}\))?")
 _COPY = re.compile(r"\s*\(\d+\)$")
 _LONGEST = 1 << 20  # characters of one message
 
@@ -32,11 +38,15 @@ _LONGEST = 1 << 20  # characters of one message
 def _claims(sniff: Sniff) -> bool:
     if {"conversationId", "sent_at"} <= {key.removeprefix("item.") for key in sniff.keys}:
         return True
+    if signal_sigtop.claims(sniff):
+        return True
     lines = [line.strip("\ufeff") for line in sniff.text.split("\n")[:60] if line.strip()]
     found = [match for match in map(_LINE.match, lines) if match]
     if not found or _LINE.match(lines[0]) is None:
         return False
-    return all(match[6] is None for match in found) or any(match[7] == "Me" for match in found)
+    if sniff.name.lower().endswith(".md") or any(match[7] == "Me" for match in found):
+        return True
+    return all(match[6] is None for match in found) and not all(is_log(match[7]) for match in found)
 
 
 def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
@@ -44,6 +54,8 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
     stream.seek(-1, 1)
     if first == b"{" or (first == b"[" and b'"conversationId"' in _peek(stream)):
         yield from _rows(stream)
+    elif first in (b"C", b"F", b"T"):
+        yield from signal_sigtop.read(stream, facts)
     else:
         yield from _chat(stream, facts)
 
@@ -100,13 +112,45 @@ def _said(
     except ValueError:
         return BadItem(f"line {number}", "its date is none")
     time = local_to_utc(moment, facts.locale.zone)
-    kept = [line for line in lines if not line.startswith(">")]
-    text = _REACTIONS.sub("", _MEDIA.sub("", "\n".join(kept)).strip()).strip()
+    kept = _without_quote(lines)
+    text = _without_reactions(_MEDIA.sub("", "\n".join(kept)).strip())
+    text = "\n".join(line.removesuffix("  ") for line in text.split("\n"))  # which Markdown breaks lines with
     speaker, where = found[7].strip(), f"line {number}"
-    if not text:
-        return LeftOut("a picture or file alone" if any(kept) else "it has no text", speaker, "\n".join(lines)[:300],
-                       raw, time, False, where)  # fmt: skip
+    why = _why_left_out(text, any(map(str.strip, kept)))
+    if why:
+        return LeftOut(why, speaker, "\n".join(lines)[:300], raw, time, False, where)
     return Utterance(SOURCE, name, speaker, text, raw, time, False, None, moment.isoformat(), owner=speaker == "Me")
+
+
+def _without_quote(lines: list[str]) -> list[str]:
+    """The lines behind the quote that a reply begins with; a later ">" is the person's own."""
+    number = 0
+    while number < len(lines) and not lines[number].strip():
+        number += 1
+    if number == len(lines) or not lines[number].startswith(">"):
+        return lines
+    while number < len(lines) and lines[number].startswith(">"):
+        number += 1
+    return lines[number:]
+
+
+def _without_reactions(text: str) -> str:
+    """Without the last lines that the exporter adds: (- Anna: ❤ -) of reactions, (( ❤ )) of a sticker."""
+    while text.endswith((" -)", " ))")):
+        before, _, last = text.rpartition("\n")
+        reactions = last.startswith("(- ") and last.endswith(" -)") and ": " in last
+        if not (reactions or (last.startswith("(( ") and last.endswith(" ))") and len(last) < 60)):
+            break
+        text = before.rstrip()
+    return text
+
+
+def _why_left_out(text: str, something: bool) -> str:
+    if not text:
+        return "a picture, a sticker or a file alone" if something else "it has no text"
+    if text == "(This message was deleted)":
+        return "a deleted message"
+    return "a call" if _CALL.fullmatch(text) else ""
 
 
 # ---- rows of the database -------------------------------------------------------------------------

@@ -8,12 +8,23 @@ order in which times go forward. Left out, each with its reason: notices, media 
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta, tzinfo
-from itertools import pairwise
-from typing import BinaryIO, NamedTuple
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, BinaryIO, NamedTuple
 
 from daemon.readers import whatsapp_words as words
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
+from daemon.readers.whatsapp_bodies import EMPTY, NOTICE, conversation, is_export, is_log, is_notice, weighed
+from daemon.readers.whatsapp_dates import (
+    FORMS,
+    MARKS,
+    STRIPPED,
+    Numbers,
+    Order,
+    clock_of,
+    dated,
+    decided,
+    numbers,
+)
 from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
 
 ABOUT = """\
@@ -32,34 +43,29 @@ file's name, so keep it.
 SOURCE = "whatsapp"
 _BLOCK = 1 << 18  # bytes
 _HEAD = 1 << 16  # bytes
-_RUNS = 100  # days that are looked at before the order of day and month counts as decided
-_MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"
-_STRIPPED = _MARKS + " \t\u00a0\u202f\u2009"
-_DAY = rf"\d{{1,4}}[{_MARKS}]?[./-][{_MARKS}]? ?\d{{1,2}}[{_MARKS}]?[./-][{_MARKS}]? ?\d{{1,4}}\.?"
-_CLOCK = r"(?:[^\W\d_]{2}\s?)?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[\s\u202f\u00a0\u2009]?[^\W\d_][^\d\n\]\[:,]{0,9}?)?"
-_FORMS = {
-    "ios": re.compile(rf"\n[{_MARKS} ]*\[({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}({_CLOCK})[{_MARKS}]?\] ?"),
-    "android": re.compile(rf"\n[{_MARKS}]*({_DAY})[,،]?[\s\u202f\u00a0]{{1,2}}[{_MARKS}]?({_CLOCK})[{_MARKS}]? [-–] "),
-}
-_LOWER = words.MEDIA | words.CALLS | words.DELETED
-_EXACT = _LOWER | {text[:1].upper() + text[1:] for text in _LOWER} | {text.upper() for text in _LOWER if len(text) < 16}
-_ODD_FIRST = frozenset(_STRIPPED + "<\n~")
-_ODD_LAST = frozenset(_STRIPPED + ")>\n")
+_OTHERS = (".md", ".markdown", ".log", ".csv", ".tsv", ".tab", ".json", ".jsonl")
+_RUNS = 30  # days that are looked at before the order of day and month counts as decided
+_EXACT = frozenset(text.encode() for text in words.EXACT)
+# First and last bytes of a message that want a closer look; a mark is three bytes that begin with the same one.
+_ODD_FIRST = frozenset("".join((STRIPPED, "<\n~")).encode()) - frozenset(range(0x80, 0xC0))
+_ODD_LAST = frozenset(b" \t)>\n")
+_ODD_LINE = frozenset((b" ", b"\t", b")", b">", b":", b"", *(mark.encode()[-1:] for mark in STRIPPED)))
+_MARK = b"\xe2\x80"  # the first two bytes of nearly every mark, and of some quotes
+_PLACE = 40  # bytes in which "Location: https://" ends
+_PLACE_HOLDERS = frozenset(b"<%b>" % text for text in _EXACT if text.decode().casefold() in words.MEDIA)
+_LONGEST_EXACT = max(map(len, _EXACT))
+_OWN = b"\xe2\x80\x8e"  # in front of what WhatsApp itself wrote
 _HOURS = tuple(f"{n:02}" for n in range(24))
-_NUMBERS = re.compile(r"\d+")
-_COPY = re.compile(r"(?:\s*\(\d+\)|\s+copy|\s+-\s+copy)$", re.IGNORECASE)
-_IN_ANGLES = re.compile(r"[\s\u200e]*<([^<>\n]{3,80})>[\s\u200e]*$")
-_FILE_NAME = re.compile(r"^\S.{0,120}\.[a-z0-9]{2,5} \([^()\n]{4,24}\)$", re.IGNORECASE)
-_YMD2 = "ymd"  # two-digit years first
-
-Order = tuple[int, int, int]  # places of year, month, day among the three numbers
-ORDERS: dict[str, Order] = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), _YMD2: (0, 1, 2)}
+_PARTS = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
+_HEADS = frozenset(MARKS + "[ ")  # beside a number, what a header can begin with
+_LINE_LIKE_HEADER = re.compile(rb"\n[\x80-\xff ]*[\[\d]|\n *(?:\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9])")
 
 
 class Found(NamedTuple):
     """How dates are written in one file."""
 
-    ios: bool
+    form: str  # of `FORMS`
+    usual: re.Pattern[bytes]  # a line end and a header like the first one, with day and clock as groups
     before: str  # in front of the day, between day and clock, behind the clock: as in the first header
     between: str
     after: str
@@ -71,20 +77,22 @@ class Found(NamedTuple):
 
 
 def _claims(sniff: Sniff) -> bool:
+    name = sniff.name.casefold()
+    if name.endswith(_OTHERS):
+        return False
     text = "\n" + sniff.text[:20_000]
-    for form, pattern in _FORMS.items():
+    for form, pattern in FORMS.items():
         parts = pattern.split(text)
-        if len(parts) < 4 or parts[0].strip(_STRIPPED + "\n"):
+        if len(parts) < 4 or parts[0].strip(STRIPPED + "\n") or (form == "ios" and _is_signal(parts)):
             continue
         names = [body.partition(": ")[0] for body in parts[3::3] if ": " in body.split("\n", 1)[0]]
-        if form == "ios" and _is_signal(parts):
-            continue
-        levels = sum(name.strip() in words.LOG_LEVELS for name in names)
-        if names and levels * 2 < len(names):
-            return True
-        if not names and "whatsapp" in sniff.name.casefold():
-            return True  # notices alone: an empty chat
-    return False
+        if names and not is_export(name):
+            # A log has levels for names, a diary another word each time.
+            if sum(map(is_log, names)) * 2 < len(names) and (len(names) < 4 or len(set(names)) < len(names)):
+                return True
+        elif names or is_export(name) or "whatsapp" in name:
+            return True  # without names: notices alone, an empty chat
+    return is_export(name) and sum(map(str.isdigit, text[:200])) > 5
 
 
 def _is_signal(parts: list[str]) -> bool:
@@ -95,76 +103,66 @@ def _is_signal(parts: list[str]) -> bool:
 # ---- the order of day and month -------------------------------------------------------------------
 
 
-def _numbers(day: str) -> tuple[int, int, int] | None:
-    found = [int(number) for number in _NUMBERS.findall(day)]
-    return (found[0], found[1], found[2]) if len(found) == 3 else None
-
-
-def _dated(numbers: tuple[int, int, int], order: Order) -> date | None:
-    year, month, day = (numbers[place] for place in order)
-    try:
-        return date(year + 2000 if year < 100 else year, month, day)
-    except ValueError:
-        return None
-
-
-def _borders(stream: BinaryIO) -> tuple[bool, str, str, str]:
-    """(whether it is iOS's, what stands around day and clock). An export is written at once, on one phone: what
-    stands in its first header stands in nearly all, and the others are looked at more closely."""
+def _borders(stream: BinaryIO) -> tuple[str, re.Pattern[bytes], str, str, str]:
+    """(its form, its usual header, what stands around day and clock). An export is written at once, on
+    one phone: what stands in its first header stands in nearly all, and the others are looked at more closely."""
     block = "\n" + stream.read(_HEAD).decode("utf-8", "replace").replace("\r\n", "\n")
-    ios = len(_FORMS["ios"].findall(block)) > len(_FORMS["android"].findall(block))
-    found = _FORMS["ios" if ios else "android"].search(block)
+    form = max(FORMS, key=lambda name: len(FORMS[name].findall(block)))
+    found = FORMS[form].search(block)
     if found is None:
-        raise Refused("no message could be read in this chat")
+        raise Refused("it is named as a chat of WhatsApp, and no line of it begins with a date and a time in a form "
+                      "that is known: export the chat again with a newer WhatsApp")  # fmt: skip
     (start, end), (day, day_end), (clock, clock_end) = found.span(), found.span(1), found.span(2)
-    return ios, block[start + 1 : day].lstrip(_MARKS), block[day_end:clock], block[clock_end:end]
+    around = block[start + 1 : day].lstrip(MARKS), block[day_end:clock], block[clock_end:end]
+    return form, _usual(found[1], found[2], *around), *around
+
+
+def _usual(day: str, clock: str, before: str, between: str, after: str) -> re.Pattern[bytes]:
+    """Of all headers that differ from this one in their numbers and letters alone, and of the name behind them."""
+
+    def alike(text: str) -> bytes:
+        return b"".join(_class_of(part) for part in _PARTS.findall(text))
+
+    first, second, third = (re.escape(part.encode()) for part in (before, between, after))
+    header = b"\n(?:\xe2\x80\x8e)?%b(%b)%b(%b)%b" % (first, alike(day), second, alike(clock), third)
+    return re.compile(header + rb"(?:([^:\n]{1,200}): )?")
+
+
+def _class_of(part: str) -> bytes:
+    if part[0].isdecimal():
+        return rb"\d{1,4}" if part.isascii() else rb"(?:\d|\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]){1,4}"
+    if part[0].isalpha():
+        return rb"[A-Za-z]{1,9}" if part.isascii() else rb"[A-Za-z\x80-\xff]{1,30}"
+    return re.escape(part.encode())
 
 
 def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
     """One pass, that ends once the order is plain."""
     start = stream.tell()
-    ios, before, between, after = _borders(stream)
-    header = _FORMS["ios" if ios else "android"]
+    form, usual, before, between, after = _borders(stream)
+    header = FORMS[form]
     stream.seek(start)
-    days: list[tuple[int, int, int]] = []
+    days: list[Numbers] = []
     last = ""
     for block in _blocks(stream, limits):
         for day, _ in header.findall(f"\n{block}"):
             if day != last:
                 last = day
-                numbers = _numbers(day)
-                if numbers is not None:
-                    days.append(numbers)
+                found = numbers(day)
+                if found is not None:
+                    days.append(found)
         if len(days) > _RUNS and any(max(one[0], one[1]) > 12 for one in days):
             break
     stream.seek(start)
-    order, ambiguous = decided(days, facts.locale.day_first)
-    return Found(ios, before, between, after, order, ambiguous)
-
-
-def decided(days: list[tuple[int, int, int]], day_first: bool | None) -> tuple[Order, bool]:
-    """(order, whether nothing in the file told it) from the dates of a chat in their order."""
-    if days and sum(one[0] > 999 for one in days) * 2 > len(days):
-        return ORDERS[_YMD2], False
-    scores: dict[str, tuple[int, int]] = {}
-    for name, order in ORDERS.items():
-        dated = [_dated(one, order) for one in days]
-        good = [one for one in dated if one is not None]
-        back = sum(later < earlier for earlier, later in pairwise(good))
-        scores[name] = (len(dated) - len(good), back)
-    usual = "dmy" if day_first is not False else "mdy"
-    best = min((usual, "dmy", "mdy", _YMD2), key=lambda name: scores[name])
-    if best == _YMD2 and (scores["dmy"][0] == 0 or scores["mdy"][0] == 0) and len(days) < 3:
-        best = min((usual, "dmy", "mdy"), key=lambda name: scores[name])
-    ambiguous = scores["dmy"] == scores["mdy"] and best != _YMD2 and any(one[0] != one[1] for one in days)
-    return ORDERS[best], ambiguous
+    order, ambiguous = decided(days, facts.locale.day_first, dotted="." in last.rstrip("."))
+    return Found(form, usual, before, between, after, order, ambiguous)
 
 
 # ---- times ----------------------------------------------------------------------------------------
 
 
-_Day = tuple[str, list[str] | None]  # "2024-03-12", and "2024-03-12T08" for each hour of it in UTC
-_Clock = tuple[int, str, str]  # 9, "T09:15:00", ":15:00Z"
+_Day = tuple[str, str, list[str] | None]  # as written, "2024-03-12", "2024-03-12T08" for each hour of it in UTC
+_Clock = tuple[str, int, str, str]  # as written, 9, "T09:15:00", ":15:00Z"
 
 
 class _Times:
@@ -172,18 +170,26 @@ class _Times:
 
     def __init__(self, order: Order, zone: tzinfo) -> None:
         self._order, self._zone = order, zone
-        self.days: dict[str, _Day] = {}
-        self.clocks: dict[str, _Clock] = {}
+        self.days: dict[bytes, _Day] = {}
+        self.clocks: dict[bytes, _Clock] = {}
+        self.unknown: set[str] = set()  # words behind a clock of twelve hours that may say which half it is
 
     def of(self, day: str, clock: str) -> tuple[_Day, _Clock] | None:
-        """What a day and a time of day are; None where they are none. Both are known from then on."""
+        """What a day and a time of day are; None where they are none."""
         known, when = self._day(day), self._clock(clock)
-        if known is None or when is None:
-            return None
+        return None if known is None or when is None else (known, when)
+
+    def know(self, days: set[bytes], clocks: set[bytes]) -> bool:
+        """Work out what is not known yet of these; whether all of them are days and times of day."""
         if len(self.clocks) > 100_000:
             self.clocks.clear()
-        self.days[day], self.clocks[clock] = known, when
-        return known, when
+        for day in days - self.days.keys():
+            if (found := self._day(day.decode())) is not None:
+                self.days[day] = found
+        for clock in clocks - self.clocks.keys():
+            if (when := self._clock(clock.decode())) is not None:
+                self.clocks[clock] = when
+        return days <= self.days.keys() and clocks <= self.clocks.keys()
 
     def utc(self, local: str) -> str:
         """For days on which the offset changes, or is no whole hours."""
@@ -191,8 +197,8 @@ class _Times:
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _day(self, text: str) -> _Day | None:
-        numbers = _numbers(text)
-        found = None if numbers is None else _dated(numbers, self._order)
+        three = numbers(text)
+        found = None if three is None else dated(three, self._order)
         if found is None or not 1990 <= found.year < 2200:
             return None
         midnight = datetime(found.year, found.month, found.day, tzinfo=self._zone)
@@ -202,27 +208,25 @@ class _Times:
             begin = midnight.replace(tzinfo=None) - offset
             first, second = begin.date().isoformat(), (begin.date() + timedelta(days=1)).isoformat()
             hours = [f"{first}T{n}" for n in _HOURS[begin.hour :]] + [f"{second}T{n}" for n in _HOURS[: begin.hour]]
-        return found.isoformat(), hours
+        return text, found.isoformat(), hours
 
     def _clock(self, text: str) -> _Clock | None:
-        numbers = [int(number) for number in _NUMBERS.findall(text)]
-        half = _NUMBERS.sub("", text).strip(_STRIPPED + ":.").casefold()
-        hour, minute, second = [*numbers, 0][:3] if len(numbers) in (2, 3) else (99, 0, 0)
-        if half and 1 <= hour <= 12:
-            if half.startswith(words.AFTERNOON) and not half.startswith(words.FORENOON):
-                hour = hour % 12 + 12
-            elif half.startswith(words.FORENOON):
-                hour %= 12
-        good = hour < 24 and minute < 60 and second < 60
+        found = clock_of(text)
+        if found is None:
+            return None
+        hour, minute, second, unknown = found
+        if unknown:
+            self.unknown.add(unknown)
         rest = f":{minute:02}:{second:02}"
-        return (hour, f"T{hour:02}{rest}", f"{rest}Z") if good else None
+        return text, hour, f"T{hour:02}{rest}", f"{rest}Z"
+
 
 
 # ---- messages -------------------------------------------------------------------------------------
 
 
-def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
-    """Pieces of whole lines, without the line end behind the last one."""
+def _raw_blocks(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
+    """Pieces of whole lines, without the line end behind the last one; line ends are \\n."""
     rest = b""
     while data := stream.read(_BLOCK):
         data = rest + data
@@ -231,150 +235,154 @@ def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
             rest = data
             continue
         cut = len(data) if cut < 0 else cut
-        text = data[:cut].decode("utf-8", "replace")
-        rest = data[cut + 1 :]
-        yield (text.replace("\r\n", "\n").removesuffix("\r") if "\r" in text else text).replace("\x00", "")
+        text, rest = data[:cut], data[cut + 1 :]
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n").removesuffix(b"\r")
+        yield text.replace(b"\x00", b"") if b"\x00" in text else text
     if rest:
-        yield rest.decode("utf-8", "replace").replace("\r", "").replace("\x00", "")
+        yield rest.replace(b"\r", b"").replace(b"\x00", b"")
+
+
+def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
+    for block in _raw_blocks(stream, limits):
+        yield block.decode("utf-8", "replace")
 
 
 def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
     learnt = _learnt(stream, facts, limits)
     if learnt.ambiguous:
-        yield LeftOut("whether the day or the month comes first cannot be told from this file: the day was taken; "
-                      "[profiles.<name>] day_first decides")  # fmt: skip
+        taken = "month" if facts.locale.day_first is False else "day"
+        yield LeftOut("whether the day or the month comes first cannot be told from this file: "
+                      f"the {taken} was taken; [profiles.<name>] day_first decides")  # fmt: skip
     times = _Times(learnt.order, facts.locale.zone or UTC)
-    chat = _Chat(conversation(facts), learnt.ios, _FORMS["ios" if learnt.ios else "android"], times)
-    names, days, clocks = chat.names, times.days, times.clocks
-    skip, between, after = len(learnt.before), learnt.between, learnt.after
-    name_chat, make = chat.name, tuple.__new__
-    # The message that is open, until the next header. The speed of this loop is that of the reader: what is
-    # unusual in any way is left to _Chat.
-    head = local = utc = body = ""
-    more: list[str] = []
-    size = 0
-    for block in _blocks(stream, limits):
-        for line in block.split("\n"):
-            found, _, rest = line[skip:].partition(after) if skip else line.partition(after)
-            day, _, clock = found.partition(between)
-            try:
-                iso, hours = days[day]
-                hour, rest_local, rest_utc = clocks[clock]
-            except KeyError:
-                header = chat.header(line)
-                if header is None:
-                    if size < limits.max_line_bytes:
-                        more.append(line)
-                        size += len(line) + 1
-                    continue
-                found, (iso, hours), (hour, rest_local, rest_utc), rest = header
-            if head or more:
-                name, _, text = body.partition(": ")
-                if (
-                    not more and name in names and text and text[0] not in _ODD_FIRST and text[-1] not in _ODD_LAST
-                    and text not in _EXACT and ": https://" not in text
-                ):  # fmt: skip
-                    yield make(Utterance, (SOURCE, name_chat, names[name], text, head, utc, False, None, local,
-                                           None, None, None, None, ""))  # fmt: skip
-                else:
-                    yield chat.weighed(head, local, utc, "\n".join([body, *more]))
-                    more, size = [], 0
-            head, local, body = found, iso + rest_local, rest
+    chat = _Chat(conversation(facts), learnt.form, times)
+    days, clocks = times.days, times.clocks
+    android = learnt.form == "android"
+    between, name_chat, make = learnt.between, chat.name, tuple.__new__
+    split, spoken = learnt.usual.split, chat.spoken
+    front = learnt.before, between, learnt.after  # of a header, to put one together again
+    held = b""  # the last message of a block, that may go on in the next one
+    blocks = _raw_blocks(stream, limits)
+    block = next(blocks, None)
+    # The speed of this loop is that of the reader: bytes as long as possible; what is unusual is left to _Chat.
+    while block is not None:
+        parts = split(b"\n%b\n%b" % (held, block) if held else b"\n" + block)
+        block = next(blocks, None)
+        held = b""
+        if not times.know(set(parts[1::4]), set(parts[2::4])):
+            parts = _merged(parts, times, front)
+        if len(parts) > 1 and block is not None and len(parts[-1]) < limits.max_line_bytes:
+            held = _joined(front, *parts[-4:])
+            del parts[-4:]
+        if parts[0].strip(b"\n"):
+            yield from chat.unusual("", "", "", parts[0][1:].decode("utf-8", "replace"))
+        for day, clock, name, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
+            said, iso, hours = days[day]
+            at, hour, rest_local, rest_utc = clocks[clock]
+            local = iso + rest_local
             utc = hours[hour] + rest_utc if hours else times.utc(local)
-    if head or more:
-        yield chat.weighed(head, local, utc, "\n".join([body, *more]))
+            if (
+                name in spoken and text and text[0] not in _ODD_FIRST
+                and (text[-1] not in _ODD_LAST or _is_plain_end(text)) and (text[-1] < 128 or text[-3:-1] != _MARK)
+                and (b"\n" not in text or _is_plain(text)) and (len(text) > _LONGEST_EXACT or text not in _EXACT)
+                and text.find(b": https://", 0, _PLACE) < 0 and (android or _OWN not in text)
+            ):  # fmt: skip
+                yield make(Utterance, (SOURCE, name_chat, spoken[name], text.decode("utf-8", "replace"),
+                                       said + between + at, utc, False, None, local, None, None, None, None, "")
+                )  # fmt: skip
+            elif name in spoken and text in _PLACE_HOLDERS:
+                yield LeftOut("media", spoken[name], text.decode(), said + between + at, utc, False)
+            else:
+                body = text if name is None else b"%b: %b" % (name, text)
+                yield from chat.unusual(said + between + at, local, utc, body.decode("utf-8", "replace"))
+    if times.unknown:
+        shown = ", ".join(sorted(map(repr, times.unknown))[:3])
+        yield LeftOut(f"hours were taken as of a clock of 24: it is not known what {shown} beside them means")
+
+
+def _joined(front: tuple[str, str, str], day: bytes, clock: bytes, name: bytes | None, text: bytes) -> bytes:
+    before, between, after = (part.encode() for part in front)
+    return before + day + between + clock + after + (b"" if name is None else name + b": ") + text
+
+
+def _is_plain_end(text: bytes) -> bool:
+    """Whether brackets at the end are the person's own: around an address, or a smile."""
+    if text[-1] == 62:
+        return text.startswith(b"http", text.rfind(b"<") + 1)
+    if text[-1] != 41 or b"-WA" in text:
+        return False
+    return not text.decode("utf-8", "replace").casefold().endswith(words.ATTACHED)
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether several lines are one message for certain, and nothing but a text."""
+    return text.partition(b"\n")[0][-1:] not in _ODD_LINE and _LINE_LIKE_HEADER.search(text) is None
+
+
+def _merged(parts: list[Any], times: _Times, front: tuple[str, str, str]) -> list[Any]:
+    """What looks like a header and names no date is a line of the message before it."""
+    merged = parts[:1]
+    for day, clock, name, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
+        if day in times.days and clock in times.clocks:
+            merged += day, clock, name, text
+        else:
+            merged[-1] += b"\n" + _joined(front, day, clock, name, text)
+    return merged
 
 
 class _Chat:
     """What the fast loop does not decide: headers of another form, and messages that are none."""
 
-    def __init__(self, name: str, ios: bool, header: re.Pattern[str], times: _Times) -> None:
-        self.name, self._ios, self._header, self._times = name, ios, header, times
+    def __init__(self, name: str, form: str, times: _Times) -> None:
+        self.name, self._ios, self._header, self._times = name, form != "android", FORMS[form], times
         self.names: dict[str, str] = {}  # as they stand in the file: as they are
+        self.spoken: dict[bytes, str] = {}  # the same
 
-    def header(self, line: str) -> tuple[str, _Day, _Clock, str] | None:
-        """(raw time, day, clock, the rest of the line) where a line begins a message."""
-        found = self._header.match(f"\n{line}") if line else None
+    def unusual(self, raw: str, local: str, utc: str, text: str) -> Iterator[Heard]:
+        """A message with all its lines, and those whose headers in it are of another form than the file's first."""
+        if "\n" in text:
+            lines = text.split("\n")
+            begun = 0
+            for number, line in enumerate(lines):
+                if number + (not raw) and line and (line[0].isdigit() or line[0] in _HEADS):
+                    header = self._beginning(line)
+                    if header is not None:
+                        if raw or number:
+                            yield self.weighed(raw, local, utc, "\n".join(lines[begun:number]))
+                        raw, local, utc, lines[number] = header
+                        begun = number
+            text = "\n".join(lines[begun:])
+        elif not raw and (header := self._beginning(text)):
+            raw, local, utc, text = header
+        yield self.weighed(raw, local, utc, text)
+
+    def _beginning(self, line: str) -> tuple[str, str, str, str] | None:
+        """(raw time, local, UTC, the rest of the line) where a line begins a message."""
+        found = self._header.match(f"\n{line}")
         when = None if found is None else self._times.of(found[1], found[2])
         if found is None or when is None:  # or what looks like one and names no date
             return None
-        return line[found.start(1) - 1 : found.end(2) - 1], *when, line[found.end() - 1 :]
+        (_, iso, hours), (_, hour, rest_local, rest_utc) = when
+        local = iso + rest_local
+        utc = hours[hour] + rest_utc if hours else self._times.utc(local)
+        return line[found.start(1) - 1 : found.end(2) - 1], local, utc, line[found.end() - 1 :]
 
     def weighed(self, raw: str, local: str, utc: str, body: str) -> Utterance | LeftOut | BadItem:
         if not raw:
             return BadItem("beginning", f"text in front of the first message: {body.strip()[:80]!r}")
         name, colon, text = body.partition(": ")
+        if "\n" in name and name.partition("\n")[0][-1:] == ":":  # whose space behind the colon was cut
+            name, colon, text = body.partition(":\n")
         if name not in self.names:
-            if not colon or "\n" in name or '"' in name or "“" in name or "«" in name or len(name) > 100:
+            if not colon or is_notice(name):
                 empty = name.endswith(":") and "\n" not in name
-                return LeftOut("an empty message, or one that could be seen once" if empty else "a notice of WhatsApp",
-                               "", body[:300], raw, utc, False)  # fmt: skip
-            self.names[name] = name.strip(_STRIPPED).removeprefix("~").strip(_STRIPPED)
-        why, text = _weighed(text, self._ios)
+                return LeftOut(EMPTY if empty else NOTICE, "", body[:300], raw, utc, False)
+            self.names[name] = name.strip(STRIPPED).removeprefix("~").strip(STRIPPED)
+            self.spoken[name.encode()] = self.names[name]
+        why, text = weighed(text, self._ios)
         if why is None:
             return Utterance(SOURCE, self.name, self.names[name], text, raw, utc, False, None, local)
         return LeftOut(why, self.names[name], text[:300], raw, utc, False)
-
-
-def _weighed(text: str, ios: bool) -> tuple[str | None, str]:
-    """(why a message is no memory, or None; its text as it was said)."""
-    if not text or text.isspace():
-        return "an empty message, or one that could be seen once", ""
-    last = text[-1]
-    if text[0] == "\u200e" and ios:
-        return _why_marked(text.strip(_STRIPPED)), text.strip(_STRIPPED)
-    text = text.strip(_STRIPPED + "\n")
-    if last in ">\u200e" and (found := _IN_ANGLES.search(text)):
-        inner = found[1].casefold()
-        rest = text[: found.start()].strip(_STRIPPED + "\n")
-        if not rest:
-            return "media", text
-        if len(inner) < 50 and any(word in inner for word in words.EDITED):
-            text = rest
-        elif any(word in inner for word in words.ENCLOSED):
-            return None, rest  # a caption, and what was attached to it
-    lowered = text.casefold()
-    if lowered in words.MEDIA or lowered in words.CALLS or lowered in words.DELETED:
-        return _why_marked(text), text
-    head, _, caption = text.partition("\n")
-    head = head.strip(_STRIPPED)
-    attached = head.casefold().endswith(words.ATTACHED) or ("-WA" in head and _FILE_NAME.match(head))
-    if (last == ")" or caption) and attached:
-        caption = caption.strip(_STRIPPED + "\n")
-        return (None, caption) if caption else ("media", text)
-    if lowered.startswith(words.PLACES):
-        return "a place on the map", text
-    if lowered.startswith(("poll:\n", "umfrage:\n", "encuesta:\n")):
-        return "a poll", text
-    return (None, text) if text else ("an empty message, or one that could be seen once", "")
-
-
-def _why_marked(text: str) -> str:
-    """What a text is that WhatsApp wrote in a person's place."""
-    lowered = text.casefold()
-    if lowered in words.DELETED:
-        return "a deleted message"
-    if lowered in words.CALLS:
-        return "a call"
-    if lowered in words.MEDIA or text.startswith("<") or lowered.endswith(("omitted", "weggelassen")):
-        return "media"
-    return "a notice of WhatsApp, or media"
-
-
-def conversation(facts: FileFacts) -> str:
-    """The name of the chat, the same for each copy of its export."""
-    for name in (facts.name, facts.container):
-        stem = name.rpartition("/")[2]
-        for suffix in (".txt", ".zip", ".gz"):
-            stem = stem[: -len(suffix)] if stem.casefold().endswith(suffix) else stem
-        while (shorter := _COPY.sub("", stem).strip()) != stem:
-            stem = shorter
-        lowered = stem.casefold()
-        prefix = next((one for one in words.FILE_PREFIXES if lowered.startswith(one)), "")
-        stem = stem[len(prefix) :].strip()
-        if stem and stem.casefold() not in ("_chat", "chat", "whatsapp chat"):
-            return stem
-    return "chat"
 
 
 READER = StreamReader(SOURCE, _claims, _read)

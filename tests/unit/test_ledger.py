@@ -82,8 +82,9 @@ def test_every_move_that_is_not_legal_is_an_error(tmp_path: Path, table: str) ->
         "VALUES (1,1,?,1,0,'','')",
         "requests": "INSERT INTO requests (id,profile,command,arguments,state,created_at) "
         "VALUES (1,'','','',?,'')",
+        "slots": "INSERT INTO slots (task,profile,slot,state,due_at,claimed_at) VALUES ('','','',?,'','')",
     }
-    home = table == "requests"
+    home = table in ("requests", "slots")
     db = (ledger.open_home if home else ledger.open_profile)(tmp_path / "x.db", write=True)
     db.execute("PRAGMA foreign_keys=OFF")
     for old in states:

@@ -123,6 +123,15 @@ def test_training_json_holds_recipe_and_cycle_and_names_what_is_unknown(home: Ho
          " allowed; it must be a whole number from 1 to 100000000"),
         ("", None, {}, {"ENGRAMD_INBOX__QUIET": "1"}, "ENGRAMD_INBOX__QUIET: inbox.quiet is no setting;"
          " the nearest is inbox.quiet_seconds"),
+        ("[schedule]\nsnapshot = 'sometimes'", None, {}, {}, 'etc/engramd.toml: schedule.snapshot = "sometimes" is'
+         " not allowed: it is no time that engramd understands; use daily 03:00, sun 04:30, mon-fri 02:00, 1st 03:30,"
+         " last 03:00, every 2 weeks on fri from 2026-01-02, monthly, quarterly, five fields of cron, or off"),
+        ("[schedule.cycles.long]\nwhen = '31st 24:00'", None, {}, {}, 'etc/engramd.toml: schedule.cycles.long.when ='
+         " \"31st 24:00\" is not allowed: '24:00' is no time of day; one looks like 03:30, from 00:00 to 23:59"),
+        ("[schedule.cycles.long]\nmax_samples = 0", None, {}, {}, "etc/engramd.toml: schedule.cycles.long.max_samples ="
+         " 0 is not allowed; it must be a whole number from 1 to 100000000"),
+        ("[schedule]\ntimezone = 'Mars'", None, {}, {}, 'etc/engramd.toml: schedule.timezone = "Mars" is not allowed:'
+         " it is no time zone; one looks like Europe/Berlin"),
         ("[profiles.anna.training]\nlora_rank = 0", None, {}, {}, "etc/engramd.toml:"
          " profiles.anna.training.lora_rank = 0 is not allowed; it must be a whole number from 1 to 1024"),
         ("[profiles.anna.training]\nlora_rnk = 1", None, {}, {}, "etc/engramd.toml:"
@@ -213,6 +222,9 @@ def test_engramd_toml_with_every_line_taken_in_gives_the_defaults(home: Home) ->
     text = re.sub(r"^#(?=[a-z_]+ = |\[)", "", template(), flags=re.MULTILINE)
     settings = load(write(home, text), environ={})
     assert settings.profiles.keys() == {"anna"} and settings.sources.keys() == {"chatgpt"}
+    assert settings.schedule.cycles.keys() == {"monthly"}
+    schedule = settings.schedule.model_copy(update={"cycles": {}})
+    settings = settings.model_copy(update={"schedule": schedule})
     for section in Settings.model_fields:
         if section not in ("profiles", "sources"):
             assert getattr(settings, section) == getattr(Settings(), section), section

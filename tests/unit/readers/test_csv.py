@@ -9,7 +9,7 @@ import pytest
 from daemon import readers
 from daemon.readers import csv_rows
 from daemon.readers.shape import Sniff
-from daemon.records import BadItem, Heard, Memory, Refused, Utterance
+from daemon.records import BadItem, Heard, LeftOut, Memory, Refused, Utterance
 
 BYTES = [b"", b"\x00", b'"', b";", b"\r", b"\xff", b"9", b"\xed\xa0\x80"]
 ZONE = timezone(timedelta(hours=2))
@@ -128,3 +128,33 @@ def test_no_bytes_make_it_raise_anything_else() -> None:
                 str(one).encode()
         except Refused as refused:
             assert str(refused)
+
+
+@pytest.mark.parametrize(("written", "time"), [
+    ("2024-01-05 9:30 PM", "2024-01-05T19:30:00Z"), ("2024-01-05, 12:05:07 am", "2024-01-04T22:05:07Z"),
+    ("January 5, 2024 9:30 PM", "2024-01-05T19:30:00Z"), ("Jan 5, 2024, 9:30\u202fp.m.", "2024-01-05T19:30:00Z"),
+    ("5 January 2024 21:30", "2024-01-05T19:30:00Z"), ("2024-01-05T21:30:00+01:00", "2024-01-05T20:30:00Z"),
+    ("1/5/2024 9:30 PM", "2024-05-01T19:30:00Z"), ("soon, 9:30 PM", None), ("2024-13-45 9:30 PM", None),
+])  # fmt: skip
+def test_times_as_tables_have_them(written: str, time: str | None) -> None:
+    (memory,) = memories(f'date,text\n"{written}",Hi\n')
+    assert (memory.time, memory.timestamp) == (time, written)
+
+
+def test_a_line_that_names_the_separator_is_no_header() -> None:
+    for mark in ("", "\ufeff"):
+        (memory,) = memories(f"{mark}sep=;\r\ndate;text\r\n2024-01-15;Hi\r\n")
+        assert (memory.content, memory.timestamp) == ("Hi", "2024-01-15")
+
+
+def test_a_message_without_a_text_is_left_out_and_no_fault() -> None:
+    left, taken = heard("date,speaker,text\n2024-01-15 10:00,Ann,\n2024-01-15 10:01,Ben,Hi\n")
+    assert isinstance(left, LeftOut) and (left.reason, left.speaker) == ("it has no text", "Ann")
+    assert isinstance(taken, Utterance) and taken.text == "Hi"
+
+
+def test_a_copy_of_a_chat_is_the_same_chat() -> None:
+    text = "date,speaker,text\n2024-01-15 10:00,Ann,Hi\n"
+    for name in ("x.csv", "x (1).csv", "x(2).csv"):
+        (one,) = heard(text, name)
+        assert isinstance(one, Utterance) and one.conversation == "x.csv"

@@ -1,0 +1,237 @@
+"""Snapshots: a profile's training state under a date, by hard links to sealed files, the manifest last.
+
+A snapshot's folder holds copies of what can still change and second names of what cannot, `manifest.json` with the
+size and SHA-256 of each file, and `manifest.sha256` with that of the manifest, in the form of `sha256sum`. Linked
+files share their bytes with the original: what damages one damages the other, and `verify` finds it in both.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon import durable
+
+MANIFEST = "manifest.json"
+MANIFEST_SHA256 = "manifest.sha256"
+FORMAT = 1
+_TEMPORARY = ".tmp-"
+_SEALED = 0o222  # no write bits: nothing in the house writes such a file again
+
+Inode = tuple[int, int]
+
+
+class Damaged(Exception):
+    """A snapshot is not what its manifest says. The message is a sentence that names the first difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a snapshot. `sha256` where it is known already, from the manifest of a sealed checkpoint."""
+
+    source: Path
+    name: str  # within the snapshot, "/" between parts
+    sha256: str | None = None
+    fresh: bool = False  # written for this snapshot, so that its bytes are new though it is linked
+    keep: bool = False  # by a second name, though it may be written by its mode: the house never writes it
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    path: Path
+    files: int
+    size: int  # bytes of all files
+    new_bytes: int  # of those, written anew: what the others share with the original costs nothing
+
+
+def names_in(top: Path) -> list[str]:
+    """The complete snapshots in a folder, oldest first. A folder without its manifest was not finished."""
+    entries = sorted(top.iterdir()) if top.is_dir() else []
+    return [entry.name for entry in entries if _is_date(entry.name) and (entry / MANIFEST).is_file()]
+
+
+def _is_date(name: str) -> bool:
+    return len(name) >= 10 and name[:10].replace("-", "").isdecimal() and name[4] == name[7] == "-"
+
+
+def free_name(top: Path, date: str) -> str:
+    """The date, or with a number behind it where a snapshot of this day is there already."""
+    name, number = date, 1
+    while (top / name).exists():
+        number += 1
+        name = f"{date}-{number}"
+    return name
+
+
+def sweep(top: Path) -> list[str]:
+    """Remove what a writer that did not come to its end has left; gives the names."""
+    left = [entry for entry in (sorted(top.iterdir()) if top.is_dir() else []) if entry.name.startswith(_TEMPORARY)]
+    for entry in left:
+        shutil.rmtree(entry)
+    return [entry.name for entry in left]
+
+
+def create(
+    top: Path, name: str, parts: Iterable[Part], facts: dict[str, Any], *, pulse: durable.Pulse = durable.no_pulse
+) -> Made:
+    """Write the snapshot `top/name` and give it its name last. A part whose file goes away meanwhile is an OSError.
+
+    A copy that equals the file of the same name in the newest snapshot becomes a link to that one, so that a night in
+    which nothing changed costs no bytes.
+    """
+    durable.make_folder(top)
+    names = names_in(top)
+    before = _Before(top / names[-1]) if names else None
+    folder = top / f"{_TEMPORARY}{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    files: dict[str, dict[str, Any]] = {}
+    folders = {folder}
+    new_bytes = 0
+    for part in sorted(parts, key=lambda part: part.name):
+        pulse()
+        target = folder / part.name
+        for parent in reversed(Path(part.name).parents[:-1]):
+            (folder / parent).mkdir(exist_ok=True, mode=0o700)
+            folders.add(folder / parent)
+        sha256, linked = _place(part, target, before, pulse)
+        size = target.stat().st_size
+        files[part.name] = {"sha256": sha256, "size": size}
+        new_bytes += 0 if linked and not part.fresh else size
+    content = json.dumps({"format": FORMAT, **facts, "files": files}, indent=1, ensure_ascii=False).encode() + b"\n"
+    digest = hashlib.sha256(content).hexdigest()
+    durable.write_atomic(folder / MANIFEST_SHA256, f"{digest}  {MANIFEST}\n".encode(), 0o400)
+    for one in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        durable.fsync_dir(one)
+    durable.write_atomic(folder / MANIFEST, content, 0o400)
+    os.rename(folder, top / name)
+    durable.fsync_dir(top)
+    size = sum(file["size"] for file in files.values())
+    return Made(top / name, len(files), size, new_bytes + len(content))
+
+
+class _Before:
+    """The newest snapshot: what need not be hashed or written again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.files: dict[str, dict[str, Any]] = read(folder)["files"]
+        except Damaged:
+            self.files = {}
+
+    def sha256_of(self, name: str, status: os.stat_result) -> str | None:
+        """Known where the file there is the same one."""
+        if name not in self.files:
+            return None
+        try:
+            there = (self.folder / name).stat()
+        except OSError:
+            return None
+        same = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+        return str(self.files[name]["sha256"]) if same else None
+
+    def equal(self, name: str, sha256: str) -> Path | None:
+        known = self.files.get(name)
+        return self.folder / name if known and known["sha256"] == sha256 else None
+
+
+def _place(part: Part, target: Path, before: _Before | None, pulse: durable.Pulse) -> tuple[str, bool]:
+    """(SHA-256, whether no byte was written for it)"""
+    status = part.source.stat()
+    if part.keep or not status.st_mode & _SEALED:
+        sha256 = part.sha256 or (before.sha256_of(part.name, status) if before else None)
+        if durable.link_or_clone(part.source, target):
+            return sha256 or durable.sha256_file(target, pulse), True
+        durable.copy_durable(part.source, target, pulse, 0o400)  # another file system
+        return sha256 or durable.sha256_file(target, pulse), False
+    sha256 = durable.copy_durable(part.source, target, pulse, 0o400)
+    same = before.equal(part.name, sha256) if before else None
+    if same is not None and durable.sha256_file(same, pulse) == sha256:
+        target.unlink()
+        if durable.link_or_clone(same, target):
+            return sha256, True
+        durable.copy_durable(same, target, pulse, 0o400)
+    return sha256, False
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises Damaged where it is missing, altered or of another release."""
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        told = (folder / MANIFEST_SHA256).read_bytes()
+    except OSError as error:
+        raise Damaged(f"{error.filename} cannot be read: {error.strerror}") from None
+    if told != f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode():
+        raise Damaged(f"{folder / MANIFEST} is damaged: its SHA-256 is not that of {MANIFEST_SHA256}")
+    manifest: dict[str, Any] = json.loads(content)
+    if manifest.get("format") != FORMAT:
+        raise Damaged(f"{folder} was written by a newer engramd: install that release to read it")
+    return manifest
+
+
+def problems(
+    folder: Path, seen: dict[Inode, str], after: Callable[[str], set[str | None]] = lambda sha256: set(),
+    *, pulse: durable.Pulse = durable.no_pulse, skip: Callable[[str], bool] = lambda name: False,
+) -> Iterator[str]:  # fmt: skip
+    """Each difference from the manifest, as a sentence. `seen` holds the hashes of linked files, so that each is read
+    once; `after` tells what a file became, lawfully, when something in it was forgotten (None: it was removed)."""
+    try:
+        files: dict[str, dict[str, Any]] = read(folder)["files"]
+    except Damaged as damage:
+        yield str(damage)
+        return
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    for name in sorted(found - files.keys() - {MANIFEST, MANIFEST_SHA256}):
+        yield f"{folder / name} is not in the snapshot's manifest"
+    for name in sorted(files):
+        if skip(name):
+            continue
+        path, told = folder / name, files[name]["sha256"]
+        allowed = {told, *after(told)}
+        try:
+            status = path.lstat()
+        except OSError:
+            if None not in allowed:
+                yield f"{path} is missing"
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            yield f"{path} is no regular file"
+            continue
+        inode = (status.st_dev, status.st_ino)
+        if inode not in seen:
+            seen[inode] = durable.sha256_file(path, pulse)
+        if seen[inode] not in allowed:
+            yield f"{path} is damaged: its SHA-256 is not the manifest's"
+
+
+def export(folder: Path, target: Path, *, pulse: durable.Pulse = durable.no_pulse) -> int:
+    """Copy a snapshot's files to a new folder, each with bytes of its own, and the manifest last. Gives the bytes.
+
+    Raises Damaged where a file differs from the manifest, FileExistsError where the target is there.
+    """
+    manifest = read(folder)
+    target.mkdir(parents=True, mode=0o700)
+    total = 0
+    for name, told in sorted(manifest["files"].items()):
+        pulse()
+        (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            sha256 = durable.copy_durable(folder / name, target / name, pulse, 0o400)
+        except FileNotFoundError:
+            raise Damaged(f"{folder / name} is missing") from None
+        if sha256 != told["sha256"]:
+            raise Damaged(f"{folder / name} is damaged: its SHA-256 is not the manifest's")
+        total += told["size"]
+    for name in (MANIFEST_SHA256, MANIFEST):
+        durable.copy_durable(folder / name, target / name, pulse, 0o400)
+    durable.fsync_tree(target)
+    return total
