@@ -1,6 +1,7 @@
 """Steps 4 and 5 of the road, for one profile: plan, freeze, run. What comes of it is in `outcome.py`."""
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from daemon import chains, jobdir, outcome, progress_tail, supervisor
+from daemon import chains, disk, jobdir, outcome, progress_tail, supervisor
 from daemon.dataset import Dataset, curated_form
 from daemon.ledger import Database, alike, batches, jobs, memories, requests
 from daemon.logs import get_logger
@@ -21,6 +22,7 @@ from daemon.world import World
 from trainer import base_files, names
 from trainer.contract import JobSpec, Sample
 
+DISK_PAUSE = 10.0  # seconds between two looks at a disk that is too full
 MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
 PROBES_FROM = 2000  # memories of a job that probes are chosen from
 
@@ -42,6 +44,7 @@ class Training:
         self._child: supervisor.Trainer | None = None
         self._leftover_since: float | None = None
         self._not_before = 0.0
+        self._disk_again = -math.inf
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
         self._log = _log.bind(profile=world.name)
@@ -113,6 +116,27 @@ class Training:
             if reason:
                 self._log.info("training_waits", reason=reason)
 
+    def _too_full(self, base: Path, steps: int, what: str) -> bool:
+        """Whether there is no room for a job: then it waits, and looks again after a while."""
+        if self._clock() < self._disk_again:
+            return True
+        world, head = self._world, jobs.get_head(self._world.db)
+        recipe, size = world.recipe, 0
+        key = jobs.chain_key(world.db, head["chain"]) if head else None
+        if head and key and key["method"] == recipe.method and key["rank"] == recipe.chain_key()["rank"]:
+            last = chains.folder(world.paths.chains, head["chain"], head["step"])
+            size = disk.used_bytes([last])[last]
+        size = size or disk.checkpoint_bytes(recipe, base)
+        reserve = world.settings.disk.reserve_mb * disk.MB
+        short = disk.shortage(world.paths.root, disk.job_bytes(size, steps, recipe), reserve, what)
+        if short is None:
+            self._disk_again = -math.inf
+            return False
+        if self._disk_again == -math.inf:
+            self._wait(short)  # with the figures of the first look: they change all the time
+        self._disk_again = self._clock() + DISK_PAUSE
+        return True
+
     def _plan(self, now: str) -> bool:
         world = self._world
         if not memories.any_waiting(world.db):
@@ -122,6 +146,8 @@ class Training:
             base = base_files.resolve(world.recipe.base_model)
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
+            return False
+        if self._too_full(base, 1, "the next job"):
             return False
         waiting = memories.waiting_batches(world.db)
         choice = planning.choose_batches(
@@ -253,13 +279,15 @@ class Training:
             return False
         settings, folder, db = self._world.settings.jobs, self._folder(job), self._world.db
         try:
-            base_files.resolve(jobdir.read_spec(folder).recipe.base_model)
+            base = base_files.resolve(jobdir.read_spec(folder).recipe.base_model)
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
         except (OSError, ValidationError) as error:
             outcome.fail(self._world, job, f"its folder {folder} cannot be read: {error}", None, now)
             return True
+        if self._too_full(base, job["steps"], f"job {job['id']}"):
+            return False
         self._wait(None)
         jobdir.clear_result(folder)
         limits = supervisor.Limits(

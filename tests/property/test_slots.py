@@ -63,7 +63,7 @@ TASKS = {
     "verify": Wanted("sun 00:30", time(0, 30), lambda day: day.isoweekday() == 7),
     "monthly": Wanted("last 02:15", time(2, 15), lambda day: (day + DAY).month != day.month),
     "fortnight": Wanted(
-        "every 2 weeks on sat 23:30 from 2010-01-02", time(23, 30), lambda day: (day - date(2010, 1, 2)).days % 14 == 0
+        "every 2 weeks on sat 23:30 from 2010-01-09", time(23, 30), lambda day: (day - date(2010, 1, 9)).days % 14 == 0
     ),
 }
 
@@ -335,7 +335,7 @@ def cron_field(draw: st.DrawFn, low: int, high: int) -> tuple[str, set[int]]:
     return ",".join(parts), meant
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(cron_field(0, 59), cron_field(0, 23), cron_field(1, 31), cron_field(1, 12), cron_field(0, 7), st.booleans(),
        st.booleans())  # fmt: skip
 def test_cron_is_that_of_crontab(
@@ -357,7 +357,7 @@ def test_cron_is_that_of_crontab(
         assert found.on(here) == (here.month in month[1] and (any(right) or not right))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text(alphabet="0123456789*/-,: abcdefilmnorstuwy", max_size=40) | st.text(max_size=20))
 @example("1-2-3 * * * *")
 @example("every 2 weeks on fri at from x")
