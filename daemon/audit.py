@@ -16,7 +16,7 @@ from daemon.home import ProfilePaths
 from daemon.ledger import Database, checks, jobs
 from trainer import names
 
-_TEMPORARY = (".tmp-", durable.TEMP_PREFIX)
+_TEMPORARY = (".tmp-", durable.TEMP_PREFIX, durable.GONE_PREFIX)
 _AT_WORK_SECONDS = 600.0  # a running daemon's temporary files are at most so old
 _NUMBERED = re.compile(r"\.[0-9]+$")
 _OPEN = ("frozen", "running", "finished")
@@ -169,6 +169,8 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
             yield Finding("jobs", entry.name, f"{entry} is the folder of no recorded job")
     for row in rows:
         audit.tell(f"job {row['id']}")
+        if row["pruned_at"]:
+            continue
         folder = audit.paths.jobs / row["folder"]
         try:
             spec = (folder / names.SPEC).read_bytes()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from daemon import durable, schedule, snapshots
+from daemon import durable, pruning, schedule, snapshots
 from daemon.ledger import checks, jobs
 from daemon.logs import get_logger
 from daemon.settings_sections import ScheduleSettings
@@ -76,8 +76,13 @@ class Nights:
         rest = f"; the other {len(work.left)} next time, since schedule.verify_max_minutes is over" if work.left else ""
         return f"{work.done} snapshots are whole{rest}"
 
+    def prune(self, world: World, now: str) -> str:
+        report = pruning.prune(world, now, schedule.zone_of(self._settings.timezone), pulse=self._pulse)
+        gone = sum(not entry.keep for entry in report.entries)
+        return f"{gone} of {len(report.entries)} things removed, {report.freed:,} bytes freed"
+
     def tasks(self) -> dict[str, Callable[[World, str], str]]:
-        return {"snapshot": self.snapshot, "verify": self.verify}
+        return {"snapshot": self.snapshot, "prune": self.prune, "verify": self.verify}
 
 
 def local_date(timezone: str, now: str) -> str:

@@ -7,7 +7,7 @@ adopted if it is there already; leftovers go last.
 from typing import Any
 
 from daemon import chains, jobdir, supervisor
-from daemon.ledger import Database, batches, jobs, memories, requests
+from daemon.ledger import Database, batches, jobs, lineage, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.rules import planning, promotion
 from daemon.world import World
@@ -176,6 +176,13 @@ def _summary(
     }  # fmt: skip
 
 
+def _protected_steps(world: World, head: dict[str, Any]) -> set[int]:
+    """Of the head, of the version below it, to which one can go back, and of pinned ones."""
+    pinned = {int(name) for name in pins.names(world.db, "version")}
+    below = set(lineage.line(world.db, head["version"])[:2])
+    return {row["step"] for row in jobs.versions(world.db) if row["id"] in pinned | below}
+
+
 def tidy(world: World) -> None:
     """What may be done again at every start: the symlink, old checkpoints, leftovers in job folders."""
     head, paths = jobs.get_head(world.db), world.paths
@@ -183,7 +190,8 @@ def tidy(world: World) -> None:
         paths.current_model.unlink(missing_ok=True)
     else:
         chains.point(paths.current_model, paths.chains, head["chain"])
-        chains.prune(paths.chains, head["chain"], world.recipe.save_total_limit, {head["step"]})
+        protected = _protected_steps(world, head)
+        chains.prune(paths.chains, head["chain"], world.most_checkpoints, protected)
     for job in jobs.ended(world.db):
         folder = paths.jobs / str(job["folder"])
         if (folder / names.PARENT).exists() or jobdir.newest_checkpoint(folder):

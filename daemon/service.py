@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import forgetting, going_back, inbox, ledger, notify, schedule, sharing, supervisor
+from daemon import forgetting, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
-from daemon.ledger import batches, jobs, memories, requests
+from daemon.ledger import batches, jobs, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.nights import Nights, local_date, made_told
 from daemon.settings import Settings, SettingsError
@@ -59,6 +59,16 @@ class Lock:
     def release(self) -> None:
         os.ftruncate(self._fd, 0)  # no stale pid for a reader
         os.close(self._fd)
+
+
+def _pin(world: World, command: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
+    kind, name = arguments["kind"], arguments["name"]
+    if command == "unpin":
+        return {"kind": kind, "name": name, "was_pinned": pins.unpin(world.db, kind, name)}
+    if not pruning.is_there(world, kind, name):
+        raise ValueError(f"there is no {kind} {name} of profile {world.name}")
+    pins.pin(world.db, kind, name, now)
+    return {"kind": kind, "name": name}
 
 
 class Service:
@@ -287,6 +297,11 @@ class Service:
             return self._schedule.run_now(request, arguments["task"], self._do_task)
         if request["command"] == "snapshot":
             return made_told(take(world, local_date(self._settings.schedule.timezone, now), now, pulse=self._pulse))
+        if request["command"] == "prune":
+            zone = schedule.zone_of(self._settings.schedule.timezone)
+            return pruning.prune(world, now, zone, pulse=self._pulse).told()
+        if request["command"] in ("pin", "unpin"):
+            return _pin(world, request["command"], arguments, now)
         if request["command"] == "restore":
             return self._restore(world, training, arguments["snapshot"], now)
         if request["command"] == "train":

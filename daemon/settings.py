@@ -159,6 +159,7 @@ def _resolve(
         raise  # not reached: an error has at least one item
     finally:
         _layers.reset(token)
+    raise_first(_retention_faults(settings, layers))
     raise_first(_profile_faults(settings, layers) + _flag_faults(settings, layers))
     notices += _recipe_notices(settings, layers) + _schedule_notices(settings)
     settings._notices = notices
@@ -204,6 +205,15 @@ def _profile_faults(settings: Settings, layers: tuple[Layer, ...]) -> list[Fault
             schema = TrainingRecipe.model_json_schema()
             found += faults(error, schema, lambda key: _where(layers, key), f"{section}.training.")
     return found
+
+
+def _retention_faults(settings: Settings, layers: tuple[Layer, ...]) -> list[Fault]:
+    """A policy that keeps nothing is a mistake, never a wish."""
+    return [
+        Fault(_where(layers, f"retention.{kind}"), f"retention.{kind} keeps nothing; set one of its keys above 0")
+        for kind in ("snapshots", "versions", "jobs")
+        if getattr(settings.retention, kind).keeps_nothing
+    ]
 
 
 def _flag_faults(settings: Settings, layers: tuple[Layer, ...]) -> list[Fault]:

@@ -1,5 +1,6 @@
 """The sections of the settings: each key with its type, its bounds, its default and one sentence about it."""
 
+import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -271,6 +272,12 @@ class TrainingSettings(TrainingRecipe):
         return TrainingRecipe.model_validate(self.model_dump(exclude={"when"}))
 
 
+def _span(text: str) -> str:
+    if not re.fullmatch(r"(\d{1,6}[hdwmy])*", text):
+        raise ValueError('it is no span of time; one looks like "14d", "36h", "6m" or "1y6m"')
+    return text
+
+
 class Keep(Section):
     """One retention policy: what any rule keeps is kept. Periods are those of the calendar in the home's zone."""
 
@@ -279,17 +286,44 @@ class Keep(Section):
     keep_weekly: int = Field(0, ge=0, le=1_000_000, description="The newest of each of so many weeks (ISO).")
     keep_monthly: int = Field(0, ge=0, le=1_000_000, description="The newest of each of so many months.")
     keep_yearly: int = Field(0, ge=0, le=1_000_000, description="The newest of each of so many years.")
-    keep_within: str = Field(
-        "", pattern=r"^(\d{1,6}[hdwmy])*$", description='All of the last "36h", "14d", "2w", "6m", "1y"; empty: none.'
+    keep_within: Annotated[str, AfterValidator(_span)] = Field(
+        "", description='All of the last "36h", "14d", "2w", "6m", "1y"; empty: none.'
     )
+
+    @property
+    def keeps_nothing(self) -> bool:
+        counts = (self.keep_last, self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly)
+        return not any(counts) and not re.search("[1-9]", self.keep_within)
+
+
+class KeepSnapshots(Keep):
+    keep_daily: int = Field(14, ge=0, le=1_000_000, description="The newest of each of so many days.")
+    keep_weekly: int = Field(8, ge=0, le=1_000_000, description="The newest of each of so many weeks (ISO).")
+    keep_monthly: int = Field(12, ge=0, le=1_000_000, description="The newest of each of so many months.")
+
+
+class KeepVersions(Keep):
+    keep_last: int = Field(2, ge=0, le=1_000_000, description="The newest so many.")
+
+
+class KeepJobs(Keep):
+    keep_last: int = Field(30, ge=0, le=1_000_000, description="The newest so many.")
+    keep_monthly: int = Field(12, ge=0, le=1_000_000, description="The newest of each of so many months.")
 
 
 class RetentionSettings(Section):
     """What `engramd prune` keeps; of checkpoints it keeps the newest `training.save_total_limit`."""
 
-    snapshots: Keep = Field(default_factory=lambda: Keep(keep_daily=14, keep_weekly=8, keep_monthly=12), description="Of snapshots.")
-    versions: Keep = Field(default_factory=lambda: Keep(keep_last=2), description="Of versions that were promoted.")
-    jobs: Keep = Field(default_factory=lambda: Keep(keep_last=30, keep_monthly=12), description="Of folders of ended jobs.")
+    snapshots: KeepSnapshots = Field(default_factory=KeepSnapshots, description="Of snapshots.")
+    versions: KeepVersions = Field(
+        default_factory=KeepVersions, description="Of the files of versions; their rows always stay."
+    )
+    jobs: KeepJobs = Field(
+        default_factory=KeepJobs, description="Of folders of ended jobs; their records always stay."
+    )
+    full_checkpoints: int = Field(
+        2, ge=1, le=1_000_000, description="Checkpoints of a chain that trains whole models, if the limit is higher."
+    )
 
 
 class DiskSettings(Section):

@@ -64,6 +64,7 @@ def _facts(world: World, name: str, now: str) -> dict[str, Any]:
 
 def _ledger(world: World, copy: Path, top: Path, pulse: durable.Pulse) -> snapshots.Part:
     """By SQLite's backup; where nothing changed since the last snapshot, that one's file."""
+    world.db.write_back()
     world.db.backup(copy, pulse)
     sha256 = durable.sha256_file(copy, pulse)
     before = snapshots.names_in(top)

@@ -60,6 +60,13 @@ class World:
         return chat_rules(self.settings)
 
     @property
+    def most_checkpoints(self) -> int:
+        """So many of the head's chain are kept; of whole models fewer."""
+        recipe = self.recipe
+        most = recipe.save_total_limit
+        return min(most, self.settings.retention.full_checkpoints) if recipe.method == "full" else most
+
+    @property
     def recipe(self) -> TrainingRecipe:
         return self.settings.recipe(self.name)
 

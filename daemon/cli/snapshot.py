@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from daemon.cli import command, drawing, profile_option
 from daemon.cli.context import home_of, print_json, settings_of
 from daemon.cli.exit_codes import Exit, UserError
+from daemon.cli.sizes import shown
 
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
@@ -61,7 +62,7 @@ def _create(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"profile": args.profile, **told})
     else:
-        print(f"{told['path']}: {told['files']:,} files, {_size(told['size'])}, of which {_size(told['new_bytes'])} "
+        print(f"{told['path']}: {told['files']:,} files, {shown(told['size'])}, of which {shown(told['new_bytes'])} "
               "are new on the disk")  # fmt: skip
     return Exit.OK
 
@@ -112,7 +113,7 @@ def _list(args: argparse.Namespace) -> int:
         print(f"no snapshot of {args.profile} yet: engramd snapshot create, or wait for the night")
     else:
         table = [[row["snapshot"], f"v{row['version']}" if row["version"] else "-", row["step"] or "-",
-                  row["files"] or "-", "-" if row["size"] is None else _size(row["size"]), row["problem"] or ""]
+                  row["files"] or "-", "-" if row["size"] is None else shown(row["size"]), row["problem"] or ""]
                  for row in rows]  # fmt: skip
         print(drawing.table(["snapshot", "head", "step", "files", "size", ""], table))
     return Exit.OK
@@ -136,7 +137,7 @@ def _show(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{number:,} {state}" for state, number in sorted(manifest["memories"].items()) if number)
     print(f"memories: {counts or 'none'}")
     for name, told in manifest["files"].items():
-        print(f"  {_size(told['size']):>10}  {name}")
+        print(f"  {shown(told['size']):>10}  {name}")
     return Exit.OK
 
 
@@ -254,7 +255,7 @@ def _export(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"snapshot": folder.name, "path": str(target), "size": size})
     else:
-        print(f"{_size(size)} copied to {target}; to use it: engramd snapshot restore {target}")
+        print(f"{shown(size)} copied to {target}; to use it: engramd snapshot restore {target}")
     return Exit.OK
 
 
@@ -268,12 +269,3 @@ def _seconds(text: str) -> float:
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _size(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return ""

@@ -76,6 +76,16 @@ def ended(db: Database) -> list[dict[str, Any]]:
     return db.all("SELECT id, folder FROM jobs WHERE state IN ('promoted','failed','undone') ORDER BY id")
 
 
+def all_ended(db: Database, states: Sequence[str]) -> list[dict[str, Any]]:
+    marks = ",".join("?" * len(states))
+    return db.all(f"SELECT id, folder, state, created_at, finished_at FROM jobs WHERE state IN ({marks})", states)
+
+
+def pruned(db: Database, job: int, now: str) -> None:
+    """Of its folder only the records are left."""
+    db.execute("UPDATE jobs SET pruned_at=? WHERE id=?", (now, job))
+
+
 def newest_chain(db: Database) -> int:
     return db.number("SELECT max(id) FROM chains")
 

@@ -6,13 +6,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from daemon import ledger
 from daemon.home import Home
-from daemon.ledger import jobs
+from daemon.ledger import batches, jobs, memories
 from tests.faults.night import RECIPE, TOML, bits
 from tests.systemd.machine import Machine, until, why_not
 
@@ -119,11 +120,27 @@ def engramd(machine: Machine) -> Engramd:
     return service
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """What batch 0 comes to when nothing disturbs it."""
+
+    bits: dict[str, str]
+    status: set[str]  # what `systemctl status` said meanwhile
+
+
 @pytest.fixture(scope="session")
-def undisturbed(machine: Machine) -> dict[str, str]:
-    """The bits that batch 0 gives when nothing disturbs it."""
+def undisturbed(machine: Machine) -> Undisturbed:
     service = Engramd(machine)
     service.begin_anew()
+    said: set[str] = set()
+
+    def trained() -> bool:
+        said.add(service.show("StatusText")["StatusText"])
+        return service.promoted()
+
     service.drop(0, 40)
-    service.until(service.promoted)
-    return service.head()
+    service.until(trained)
+    service.until(lambda: service.show("StatusText")["StatusText"] == "watching the inbox")
+    with service.ledger() as db:
+        assert memories.counts(db)["state"] == {"trained": 40} and batches.counts(db) == {"done": 1}
+    return Undisturbed(service.head(), said)

@@ -1,32 +1,15 @@
 """The shipped unit under a really booted systemd: ready, trained, killed, hung, stopped, and the same bits after."""
 
-import signal
-
-import pytest
-
-from daemon.ledger import batches, memories
-from tests.systemd.conftest import HOME, UNIT, Engramd
+from daemon.ledger import memories
+from tests.systemd.conftest import HOME, UNIT, Engramd, Undisturbed
 
 
-def test_it_is_ready_and_trains_what_a_member_drops(engramd: Engramd, undisturbed: dict[str, str]) -> None:
+def test_it_is_ready_and_trains_what_a_member_drops(engramd: Engramd, undisturbed: Undisturbed) -> None:
     shown = engramd.show("ActiveState", "SubState", "Type", "User", "UnitFileState")
     assert shown == {
         "ActiveState": "active", "SubState": "running", "Type": "notify", "User": "engramd", "UnitFileState": "enabled",
     }  # fmt: skip
-    seen: set[str] = set()
-
-    def trained() -> bool:
-        seen.add(engramd.show("StatusText")["StatusText"])
-        return engramd.promoted()
-
-    engramd.drop(0, 40)
-    engramd.until(trained)
-    assert any("step" in text and "loss" in text for text in seen), seen
-    engramd.until(lambda: engramd.show("StatusText")["StatusText"] == "watching the inbox")
-    assert engramd.head() == undisturbed
-    with engramd.ledger() as db:
-        assert memories.counts(db)["state"] == {"trained": 40}
-        assert batches.counts(db) == {"done": 1}
+    assert any("step" in text and "loss" in text for text in undisturbed.status), undisturbed.status
 
 
 def in_mid_training(engramd: Engramd) -> None:
@@ -36,9 +19,9 @@ def in_mid_training(engramd: Engramd) -> None:
     assert engramd.trainers() and not engramd.promoted()
 
 
-def finished_as(engramd: Engramd, undisturbed: dict[str, str], *, resumed: bool = True) -> None:
+def finished_as(engramd: Engramd, undisturbed: Undisturbed, *, resumed: bool = True) -> None:
     engramd.until(engramd.promoted)
-    assert engramd.head() == undisturbed
+    assert engramd.head() == undisturbed.bits
     with engramd.ledger() as db:
         assert memories.counts(db)["state"] == {"trained": 40}
     assert not engramd.trainers()
@@ -49,26 +32,26 @@ def finished_as(engramd: Engramd, undisturbed: dict[str, str], *, resumed: bool 
     assert audit.returncode == 0, audit.stdout + audit.stderr
 
 
-def test_a_killed_trainer_goes_on(engramd: Engramd, undisturbed: dict[str, str]) -> None:
+def test_kills_of_trainer_daemon_and_both(engramd: Engramd, undisturbed: Undisturbed) -> None:
+    """One job, three kills: the trainer; the daemon, whose trainer systemd takes along; both in one moment."""
     in_mid_training(engramd)
-    main = engramd.show("MainPID")
+    main = engramd.show("MainPID", "NRestarts")
     engramd.machine.run("kill", "-KILL", *map(str, engramd.trainers()))
-    finished_as(engramd, undisturbed)
-    assert engramd.show("MainPID") == main  # the daemon went on too
-
-
-@pytest.mark.parametrize("whom", ["main", "all"])
-def test_a_killed_daemon_comes_back(engramd: Engramd, undisturbed: dict[str, str], whom: str) -> None:
-    """`main` is the daemon alone, `all` the daemon and its trainer in the same moment."""
-    in_mid_training(engramd)
-    before = engramd.show("MainPID", "NRestarts")
-    engramd.machine.run("systemctl", "kill", f"--kill-whom={whom}", "-s", "KILL", UNIT)
+    for restarts, whom in enumerate(("main", "all"), start=1):
+        engramd.until(lambda number=restarts: len(engramd.events("resuming_from_checkpoint")) == number)  # type: ignore[misc]
+        taken = engramd.steps()
+        engramd.until(lambda least=taken + 4: engramd.steps() >= least)  # type: ignore[misc]
+        old = engramd.trainers()
+        if restarts == 1:
+            assert engramd.show("MainPID", "NRestarts") == main  # the trainer alone had died
+        engramd.machine.run("systemctl", "kill", f"--kill-whom={whom}", "-s", "KILL", UNIT)
+        engramd.until(lambda pids=old: pids and not set(pids) & set(engramd.trainers()))  # type: ignore[misc]
     finished_as(engramd, undisturbed)
     after = engramd.show("MainPID", "NRestarts")
-    assert after["MainPID"] != before["MainPID"] and int(after["NRestarts"]) == int(before["NRestarts"]) + 1
+    assert after["MainPID"] != main["MainPID"] and int(after["NRestarts"]) == int(main["NRestarts"]) + 2
 
 
-def test_a_hang_is_noticed(engramd: Engramd, undisturbed: dict[str, str]) -> None:
+def test_a_hang_is_noticed(engramd: Engramd, undisturbed: Undisturbed) -> None:
     in_mid_training(engramd)
     main = engramd.show("MainPID")["MainPID"]
     engramd.machine.run("systemctl", "kill", "--kill-whom=main", "-s", "STOP", UNIT)
@@ -77,7 +60,7 @@ def test_a_hang_is_noticed(engramd: Engramd, undisturbed: dict[str, str]) -> Non
     finished_as(engramd, undisturbed, resumed=False)  # the trainer may well have finished meanwhile
 
 
-def test_a_stop_saves_and_the_next_start_goes_on(engramd: Engramd, undisturbed: dict[str, str]) -> None:
+def test_a_stop_saves_and_the_next_start_goes_on(engramd: Engramd, undisturbed: Undisturbed) -> None:
     in_mid_training(engramd)
     done = engramd.steps()
     engramd.machine.run("systemctl", "stop", UNIT)
@@ -104,12 +87,3 @@ def test_wrong_settings_stop_it_with_a_sentence(engramd: Engramd) -> None:
         assert "quite_seconds" in said and "Traceback" not in said
     finally:
         engramd.machine.write(f"{HOME}/etc/engramd.toml", good)
-
-
-def test_nothing_of_it_outlives_a_stop_that_is_cut_short(engramd: Engramd) -> None:
-    """Whatever the daemon leaves behind in its group goes with it."""
-    in_mid_training(engramd)
-    engramd.machine.run("kill", f"-{int(signal.SIGSTOP)}", *map(str, engramd.trainers()))  # it will not save
-    engramd.machine.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", UNIT)
-    engramd.machine.run("systemctl", "stop", UNIT)
-    assert not engramd.trainers()
