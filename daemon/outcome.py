@@ -77,7 +77,7 @@ def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: st
     reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
     _log.warning("trainer_crashed", profile=world.name, job=job["id"], reason=reason)
     machine = own_end and (_DISK_FULL in tail or not (folder / names.PROGRESS).exists())
-    stopped = orphan or machine or (ended.asked and ended.why_asked is None)
+    stopped = orphan or machine or (ended.asked and ended.why_asked in (None, "held"))
     from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
     crashes = job["crashes"] + int(not stopped and not from_outside)
     kills = job["kills"] + int(not stopped and from_outside)

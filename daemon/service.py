@@ -18,7 +18,8 @@ from typing import Any
 from daemon import forgetting, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
-from daemon.ledger import batches, jobs, memories, pins, requests
+from daemon.leave import Leave
+from daemon.ledger import batches, home_meta, jobs, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.nights import Nights, local_date, made_told
 from daemon.settings import Settings, SettingsError
@@ -101,6 +102,7 @@ class Service:
         )
         self._nights = Nights(settings.schedule, pulse=self._pulse, clock=clock)
         self._tasks |= self._nights.tasks()
+        self._leave = Leave(self._db, settings, clock)
         self._worlds: dict[str, tuple[World, Ingestion, Training]] = {}
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
@@ -204,10 +206,11 @@ class Service:
         worked |= self._claim(now)
         for _, ingestion, _ in self._worlds.values():
             worked |= ingestion.read_slice(now)
+        held = self._held(now)
         at_work = [name for name, (_, _, training) in self._worlds.items() if training.occupied]
         for name, (_, ingestion, training) in self._worlds.items():
             free = not self._stopping and at_work in ([], [name])
-            if training.tick(now, may_start=free and not ingestion.busy and not self._inbox_waits):
+            if training.tick(now, may_start=free and not ingestion.busy and not self._inbox_waits, held=held):
                 worked = True
             if training.running and not at_work:
                 at_work = [name]
@@ -217,6 +220,14 @@ class Service:
             self._sharing.refresh(world.paths, (training.running, jobs.get_head(world.db)), running=training.running)
         notify.status(self._status_line())
         return worked
+
+    def _held(self, now: str) -> str | None:
+        """Why no job may run now. `engramd train --now` is stronger than hours and conditions, not than a pause."""
+        running = next((training.pid for _, _, training in self._worlds.values() if training.pid is not None), None)
+        if any(json.loads(one["arguments"]).get("now") for one in requests.open_ones(self._db)
+               if one["command"] == "train"):  # fmt: skip
+            return home_meta.paused(self._db, now)
+        return self._leave.why_not(now, running)
 
     def _do_task(self, task: str, profile: str) -> str:
         return self._tasks[task](self._worlds[profile][0], self._now())
@@ -288,6 +299,9 @@ class Service:
     def _answer(self, request: dict[str, Any], now: str) -> dict[str, Any] | None:
         """The answer of a request, None where it is not done yet. Raises ValueError with a sentence."""
         arguments = json.loads(request["arguments"])
+        if request["command"] in ("pause", "resume"):
+            home_meta.put(self._db, home_meta.PAUSED, arguments["until"] if request["command"] == "pause" else None)
+            return {"paused": home_meta.paused(self._db, now)}
         if request["command"] == "profile_add":
             return self._add_profile(arguments["name"])
         if request["profile"] not in self._worlds:

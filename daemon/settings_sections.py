@@ -4,9 +4,9 @@ import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from daemon import expressions
+from daemon import expressions, hours
 from daemon.home import is_profile_name
 from trainer.contract import TrainingRecipe
 
@@ -232,10 +232,20 @@ class ScheduleSettings(Section):
         return cycles
 
 
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _windows(texts: list[str]) -> list[str]:
+    for text in texts:
+        hours.parse(text)
+    return texts
+
+
 class WhenSettings(Section):
     """`[training.when]`: when a job may run. Outside of it a running job saves and waits."""
 
-    window: list[str] = Field(
+    window: Annotated[list[str], BeforeValidator(_one_or_more), AfterValidator(_windows)] = Field(
         default_factory=list,
         description='Hours of training, such as ["22:00-07:00"] or ["mon-fri 22:00-07:00", "sat,sun 00:00-24:00"].',
     )

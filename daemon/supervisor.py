@@ -36,7 +36,7 @@ class Ended:
     code: int | None = None
     signal: str | None = None
     asked: bool = False  # to stop, by the supervisor
-    why_asked: str | None = None  # "heartbeat" or "timeout" where its limits were the reason
+    why_asked: str | None = None  # "heartbeat" or "timeout": its limits; "held": it has no leave now
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Training:
         self._leftover_since: float | None = None
         self._not_before = 0.0
         self._disk_again = -math.inf
+        self._held = False  # for the reason that the ledger has
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
         self._log = _log.bind(profile=world.name)
@@ -74,9 +75,16 @@ class Training:
         for name in jobdir.remove_unrecorded(self._world.paths.jobs, jobs.folders(self._world.db)):
             self._log.info("unrecorded_job_removed", folder=name)
 
-    def tick(self, now: str, *, may_start: bool) -> bool:
-        """One step of the open job, or the plan of the next. Gives whether anything was done."""
+    @property
+    def pid(self) -> int | None:
+        """Of the trainer at work."""
+        return self._child.pid if self._child is not None else None
+
+    def tick(self, now: str, *, may_start: bool, held: str | None = None) -> bool:
+        """One step of the open job, or the plan of the next. Gives whether anything was done. `held` is why no job may
+        run now: one that does saves at its next step, and goes on later from there."""
         job = jobs.open_job(self._world.db)
+        may_start = may_start and not self._hold(job, held)
         if job is None:
             return may_start and self._plan(now)
         if job["state"] == "finished":
@@ -90,6 +98,21 @@ class Training:
             self._settle(job, supervisor.Ended(), now, orphan=True)
             return True
         return may_start and self._start(job, now)
+
+    def _hold(self, job: dict[str, Any] | None, held: str | None) -> bool:
+        if held is None:
+            if self._held:
+                self._held = False
+                self._wait(None)
+            return False
+        if self._child is not None:
+            if not self._held:
+                self._log.info("training_held", job=job["id"] if job else None, reason=held)
+            self._child.stop("held")
+        if job is not None or memories.any_waiting(self._world.db):
+            self._held = True
+            self._wait(held)
+        return True
 
     def line(self) -> str:
         """What the running job is at, in a few words."""

@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "read": ("read", "show what a file would give, without taking it"),
     "owner": ("owner", "say by what names you are known in chats"),
     "profile": ("profile", "add and list profiles"),
+    "pause": ("pause", "no training until a time, or until resume"),
+    "resume": ("pause", "training may go on"),
     "snapshot": ("snapshot", "take, list, check, restore and copy snapshots"),
     "prune": ("prune", "remove what no retention rule keeps"),
     "pin": ("prune", "keep a snapshot, version or job whatever retention says"),

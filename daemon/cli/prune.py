@@ -27,7 +27,7 @@ def register(subparsers: "Subparsers") -> None:
     parser.set_defaults(run=_prune)
     for name, what in (("pin", "keep it whatever retention says; without arguments: list what is pinned"),
                        ("unpin", "leave it to retention again")):  # fmt: skip
-        parser = command(subparsers, name, usage=f"engramd {name} [snapshot DATE | version vN | job N] [--profile NAME]")
+        parser = command(subparsers, name, usage=f"engramd {name} [snapshot DATE|version vN|job N] [--profile NAME]")
         parser.add_argument("kind", nargs="?", choices=_KINDS, help=what)
         parser.add_argument("name", nargs="?", metavar="NAME")
         profile_option(parser)

@@ -225,14 +225,16 @@ def _lines(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
     where = f"v{told['version']}, step {told['step']}" if told["version"] else "the base, untrained"
     yield f"the head {would}go{'' if dry else 'es'} back to {where}"
     if told["undone"]:
-        yield f"  no longer in it: {', '.join(f'v{one}' for one in told['undone'])}; their files stay until they are pruned"
+        undone = ", ".join(f"v{one}" for one in told["undone"])
+        yield f"  no longer in it: {undone}; their files stay until they are pruned"
     if told["redone"]:
         yield f"  in it again: {', '.join(f'v{one}' for one in told['redone'])}"
     if told["untrained"]:
-        yield f"  {drawing.plural(told['untrained'], 'memory')} {would}wait again, and train once more with the next job"
-        shown = told["batches"][:10]
+        number = drawing.plural(told["untrained"], "memory")
+        yield f"  {number} {would}wait again, and train once more with the next job"
+        some = told["batches"][:10]
         more = f" and {len(told['batches']) - 10} more" if len(told["batches"]) > 10 else ""
-        yield f"    of {', '.join(shown)}{more}"
+        yield f"    of {', '.join(some)}{more}"
         yield "    one that should not: engramd forget --batch N, or engramd pause before it"
     else:
         yield "  no memory has to be trained again"

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from daemon.cli import command, drawing, profile_option
@@ -54,8 +55,19 @@ def facts(home: "Home", profile: str | None = None) -> dict[str, Any]:
     return {
         "home": str(home.root),
         "daemon": {"running": pid is not None, "pid": pid},
+        "paused": _paused(home),
         "profiles": [_profile(home, name, runs=pid is not None) for name in names],
     }
+
+
+def _paused(home: "Home") -> str | None:
+    from daemon.cli.reading import opened_home
+    from daemon.ledger import home_meta
+
+    if not home.database.exists():
+        return None
+    with opened_home(home) as db:
+        return home_meta.paused(db, datetime.now(UTC).isoformat())
 
 
 def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
@@ -157,6 +169,8 @@ def what_next(found: dict[str, Any], *, runs: bool) -> str:
 def _lines(told: dict[str, Any]) -> list[str]:
     daemon = told["daemon"]
     lines = [f"daemon    {'runs, pid ' + str(daemon['pid']) if daemon['running'] else 'does not run'}"]
+    if told["paused"]:
+        lines.append(f"training  {told['paused']}")
     for one in told["profiles"]:
         lines += ["", f"profile   {one['profile']}", *_profile_lines(one)]
     return lines

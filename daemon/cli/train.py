@@ -17,6 +17,7 @@ def register(subparsers: "Subparsers") -> None:
         description="Train what waits now, and wait for its end. Without a daemon the work is done here.",
     )  # fmt: skip
     profile_option(parser)
+    parser.add_argument("--now", action="store_true", help="whatever [training.when] says of hours and conditions")
     parser.add_argument("--no-wait", action="store_true", help="only ask; the daemon does it in its own time")
     parser.set_defaults(run=_train)
 
@@ -31,7 +32,7 @@ def _train(args: argparse.Namespace) -> int:
     with opened_if_there(home, args.profile) as db:
         open_one = jobs.open_job(db) if db else None
         newest = 0 if db is None else (open_one["id"] - 1 if open_one else jobs.newest_id(db))
-    ask(args, args.profile, "train", {}, wait=not args.no_wait)
+    ask(args, args.profile, "train", {"now": args.now}, wait=not args.no_wait)
     if args.no_wait:
         print("asked for; engramd status shows how it goes")
         return Exit.OK
