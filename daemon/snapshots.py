@@ -91,28 +91,42 @@ def create(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     files: dict[str, dict[str, Any]] = {}
-    folders = {folder}
+    folders = {"": folder}
     new_bytes = 0
     for part in sorted(parts, key=lambda part: part.name):
         pulse()
-        target = folder / part.name
-        for parent in reversed(Path(part.name).parents[:-1]):
-            (folder / parent).mkdir(exist_ok=True, mode=0o700)
-            folders.add(folder / parent)
+        target = _folder_of(part.name, folders) / part.name.rpartition("/")[2]
         sha256, linked = _place(part, target, before, pulse)
         size = target.stat().st_size
         files[part.name] = {"sha256": sha256, "size": size}
         new_bytes += 0 if linked and not part.fresh else size
-    content = json.dumps({"format": FORMAT, **facts, "files": files}, indent=1, ensure_ascii=False).encode() + b"\n"
+    content = _manifest(facts, files)
     digest = hashlib.sha256(content).hexdigest()
     durable.write_atomic(folder / MANIFEST_SHA256, f"{digest}  {MANIFEST}\n".encode(), 0o400)
-    for one in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+    for one in reversed(folders.values()):  # the deepest first
         durable.fsync_dir(one)
     durable.write_atomic(folder / MANIFEST, content, 0o400)
     os.rename(folder, top / name)
     durable.fsync_dir(top)
     size = sum(file["size"] for file in files.values())
     return Made(top / name, len(files), size, new_bytes + len(content))
+
+
+def _folder_of(name: str, folders: dict[str, Path]) -> Path:
+    """The folder of a file within the snapshot. Each is made once, by its name, and the outer one first."""
+    inside, _, last = name.rpartition("/")[0].rpartition("/")
+    key = f"{inside}/{last}" if inside else last
+    if key not in folders:
+        folders[key] = _folder_of(key, folders) / last
+        folders[key].mkdir(mode=0o700)
+    return folders[key]
+
+
+def _manifest(facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> bytes:
+    """One line a file. All in ASCII: a name that is no UTF-8 keeps its bytes as an escaped half of a surrogate pair."""
+    told = json.dumps({"format": FORMAT, **facts})[:-1]
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(file)}" for name, file in files.items())
+    return f'{told}, "files": {{\n{lines}\n}}}}\n'.encode("ascii")
 
 
 class _Before:

@@ -41,7 +41,7 @@ file's name, so keep it.
 """
 
 SOURCE = "whatsapp"
-_BLOCK = 1 << 18  # bytes
+_BLOCK = 1 << 16  # bytes
 _HEAD = 1 << 16  # bytes
 _OTHERS = (".md", ".markdown", ".log", ".csv", ".tsv", ".tab", ".json", ".jsonl")
 _RUNS = 30  # days that are looked at before the order of day and month counts as decided
@@ -50,6 +50,8 @@ _EXACT = frozenset(text.encode() for text in words.EXACT)
 _ODD_FIRST = frozenset("".join((STRIPPED, "<\n~")).encode()) - frozenset(range(0x80, 0xC0))
 _ODD_LAST = frozenset(b" \t)>\n")
 _ODD_LINE = frozenset((b" ", b"\t", b")", b">", b":", b"", *(mark.encode()[-1:] for mark in STRIPPED)))
+_MARKED = tuple(mark.encode() for mark in STRIPPED)
+_HEX = frozenset(b"0123456789abcdef")  # with one of these the address of a place ends
 _MARK = b"\xe2\x80"  # the first two bytes of nearly every mark, and of some quotes
 _PLACE = 40  # bytes in which "Location: https://" ends
 _PLACE_HOLDERS = frozenset(b"<%b>" % text for text in _EXACT if text.decode().casefold() in words.MEDIA)
@@ -58,7 +60,7 @@ _OWN = b"\xe2\x80\x8e"  # in front of what WhatsApp itself wrote
 _HOURS = tuple(f"{n:02}" for n in range(24))
 _PARTS = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
 _HEADS = frozenset(MARKS + "[ ")  # beside a number, what a header can begin with
-_LINE_LIKE_HEADER = re.compile(rb"\n[\x80-\xff ]*[\[\d]|\n *(?:\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9])")
+_LINE_LIKE_HEADER = re.compile(rb"\n(?:[\x80-\xff ]*[\[\d]|[\xd9\xdb])")
 
 
 class Found(NamedTuple):
@@ -118,14 +120,15 @@ def _borders(stream: BinaryIO) -> tuple[str, re.Pattern[bytes], str, str, str]:
 
 
 def _usual(day: str, clock: str, before: str, between: str, after: str) -> re.Pattern[bytes]:
-    """Of all headers that differ from this one in their numbers and letters alone, and of the name behind them."""
+    """Of all headers that differ from this one in their numbers and letters alone; with the name and line behind."""
 
     def alike(text: str) -> bytes:
         return b"".join(_class_of(part) for part in _PARTS.findall(text))
 
     first, second, third = (re.escape(part.encode()) for part in (before, between, after))
-    header = b"\n(?:\xe2\x80\x8e)?%b(%b)%b(%b)%b" % (first, alike(day), second, alike(clock), third)
-    return re.compile(header + rb"(?:([^:\n]{1,200}): )?")
+    mark = b"(?:\xe2\x80\x8e)?" if before == "[" else b""  # iOS has it in front of media
+    header = b"\n%b%b(%b)%b(%b)%b" % (mark, first, alike(day), second, alike(clock), third)
+    return re.compile(header + rb"(?:([^:\n]{1,200}): )?([^\n]*)")
 
 
 def _class_of(part: str) -> bytes:
@@ -259,7 +262,7 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
     days, clocks = times.days, times.clocks
     android = learnt.form == "android"
     between, name_chat, make = learnt.between, chat.name, tuple.__new__
-    split, spoken = learnt.usual.split, chat.spoken
+    split, known = learnt.usual.split, chat.spoken.get
     front = learnt.before, between, learnt.after  # of a header, to put one together again
     held = b""  # the last message of a block, that may go on in the next one
     blocks = _raw_blocks(stream, limits)
@@ -269,40 +272,47 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
         parts = split(b"\n%b\n%b" % (held, block) if held else b"\n" + block)
         block = next(blocks, None)
         held = b""
-        if not times.know(set(parts[1::4]), set(parts[2::4])):
+        if not times.know(set(parts[1::5]), set(parts[2::5])):
             parts = _merged(parts, times, front)
         if len(parts) > 1 and block is not None and len(parts[-1]) < limits.max_line_bytes:
-            held = _joined(front, *parts[-4:])
-            del parts[-4:]
+            held = _joined(front, *parts[-5:])
+            del parts[-5:]
         if parts[0].strip(b"\n"):
             yield from chat.unusual("", "", "", parts[0][1:].decode("utf-8", "replace"))
-        for day, clock, name, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
+        columns = (parts[place::5] for place in range(1, 6))
+        for day, clock, name, text, more in zip(*columns, strict=True):
             said, iso, hours = days[day]
             at, hour, rest_local, rest_utc = clocks[clock]
             local = iso + rest_local
             utc = hours[hour] + rest_utc if hours else times.utc(local)
+            who = known(name)
             if (
-                name in spoken and text and text[0] not in _ODD_FIRST
+                who is not None and text and text[0] not in _ODD_FIRST
                 and (text[-1] not in _ODD_LAST or _is_plain_end(text)) and (text[-1] < 128 or text[-3:-1] != _MARK)
-                and (b"\n" not in text or _is_plain(text)) and (len(text) > _LONGEST_EXACT or text not in _EXACT)
-                and text.find(b": https://", 0, _PLACE) < 0 and (android or _OWN not in text)
+                and (not more or _is_plain(text, more)) and (len(text) > _LONGEST_EXACT or text not in _EXACT)
+                and (text[-1] not in _HEX or text.find(b": https://", 0, _PLACE) < 0) and (android or _OWN not in text)
             ):  # fmt: skip
-                yield make(Utterance, (SOURCE, name_chat, spoken[name], text.decode("utf-8", "replace"),
-                                       said + between + at, utc, False, None, local, None, None, None, None, "")
-                )  # fmt: skip
-            elif name in spoken and text in _PLACE_HOLDERS:
-                yield LeftOut("media", spoken[name], text.decode(), said + between + at, utc, False)
+                try:
+                    body = (text + more if more else text).decode()
+                except UnicodeDecodeError:
+                    body = (text + more).decode("utf-8", "replace")
+                yield make(Utterance, (SOURCE, name_chat, who, body, said + between + at, utc, False, None, local,
+                                       None, None, None, None, ""))  # fmt: skip
+            elif who is not None and not more and text in _PLACE_HOLDERS:
+                yield LeftOut("media", who, text.decode(), said + between + at, utc, False)
             else:
-                body = text if name is None else b"%b: %b" % (name, text)
-                yield from chat.unusual(said + between + at, local, utc, body.decode("utf-8", "replace"))
+                whole = text + more if name is None else b"%b: %b%b" % (name, text, more)
+                yield from chat.unusual(said + between + at, local, utc, whole.decode("utf-8", "replace"))
     if times.unknown:
         shown = ", ".join(sorted(map(repr, times.unknown))[:3])
         yield LeftOut(f"hours were taken as of a clock of 24: it is not known what {shown} beside them means")
 
 
-def _joined(front: tuple[str, str, str], day: bytes, clock: bytes, name: bytes | None, text: bytes) -> bytes:
+def _joined(
+    front: tuple[str, str, str], day: bytes, clock: bytes, name: bytes | None, text: bytes, more: bytes
+) -> bytes:
     before, between, after = (part.encode() for part in front)
-    return before + day + between + clock + after + (b"" if name is None else name + b": ") + text
+    return before + day + between + clock + after + (b"" if name is None else name + b": ") + text + more
 
 
 def _is_plain_end(text: bytes) -> bool:
@@ -314,19 +324,20 @@ def _is_plain_end(text: bytes) -> bool:
     return not text.decode("utf-8", "replace").casefold().endswith(words.ATTACHED)
 
 
-def _is_plain(text: bytes) -> bool:
+def _is_plain(text: bytes, more: bytes) -> bool:
     """Whether several lines are one message for certain, and nothing but a text."""
-    return text.partition(b"\n")[0][-1:] not in _ODD_LINE and _LINE_LIKE_HEADER.search(text) is None
+    odd = text[-1:] in _ODD_LINE or more[-1] in _ODD_LAST or more.endswith(_MARKED) or _OWN in more
+    return not odd and _LINE_LIKE_HEADER.search(more) is None
 
 
 def _merged(parts: list[Any], times: _Times, front: tuple[str, str, str]) -> list[Any]:
     """What looks like a header and names no date is a line of the message before it."""
     merged = parts[:1]
-    for day, clock, name, text in zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True):
+    for day, clock, name, text, more in zip(*(parts[place::5] for place in range(1, 6)), strict=True):
         if day in times.days and clock in times.clocks:
-            merged += day, clock, name, text
+            merged += day, clock, name, text, more
         else:
-            merged[-1] += b"\n" + _joined(front, day, clock, name, text)
+            merged[-1] += b"\n" + _joined(front, day, clock, name, text, more)
     return merged
 
 

@@ -1,4 +1,4 @@
-"""The retention policy against a reference that was written from its sentences, in another way: by walking the calendar."""
+"""The retention policy against a reference that was written from its sentences in another way: by the calendar."""
 
 import calendar
 import random

@@ -58,6 +58,14 @@ def test_a_night_without_change_costs_no_bytes(tmp_path: Path, state: Path) -> N
     assert [problems(one.path) for one in (first, second, third)] == [[], [], []]
 
 
+def test_a_name_that_is_no_utf8_is_kept(tmp_path: Path, state: Path) -> None:
+    (state / os.fsdecode(b"old \xff.txt")).write_bytes(b"something")
+    (state / "grün.txt").write_bytes(b"something else")
+    made = snapshots.create(tmp_path / "snapshots", "2026-11-21", parts(state), {})
+    assert problems(made.path) == [] and made.files == 5
+    assert {path.name for path in made.path.iterdir()} >= {os.fsdecode(b"old \xff.txt"), "grün.txt"}
+
+
 def test_a_second_one_of_a_day_has_a_number(tmp_path: Path, state: Path) -> None:
     top = tmp_path / "snapshots"
     for expected in ("2026-11-21", "2026-11-21-2", "2026-11-21-3"):

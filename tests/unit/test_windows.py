@@ -44,7 +44,9 @@ def test_windows(windows: list[str], local: str, is_open: bool) -> None:
     assert open_at([hours.parse(text) for text in windows], moment) is is_open
 
 
-@pytest.mark.parametrize("text", ["22-07", "25:00-07:00", "22:00-22:00", "Mo 22:00-07:00", "22:60-07:00", "", "22:00-24:01"])
+@pytest.mark.parametrize(
+    "text", ["22-07", "25:00-07:00", "22:00-22:00", "Mo 22:00-07:00", "22:60-07:00", "", "22:00-24:01"]
+)
 def test_what_is_no_window_is_one_sentence(home: Home, text: str) -> None:
     with pytest.raises(SettingsError, match="is no window"):
         load(home, {"training.when.window": text}, {})
@@ -124,7 +126,8 @@ def put(root: Path, path: str, text: str) -> None:
 
 def test_sensors_against_trees_and_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    program(tmp_path / "bin", "nvidia-smi", 'case "$1" in --query-gpu*) echo 64;; *) printf "1, 700\\n2, [N/A]\\n";; esac')
+    told = 'case "$1" in --query-gpu*) echo 64;; *) printf "1, 700\\n2, [N/A]\\n";; esac'
+    program(tmp_path / "bin", "nvidia-smi", told)
     program(tmp_path / "bin", "loginctl", "echo IdleHint=no; echo IdleSinceHint=0")
     sys = tmp_path / "sys"
     put(sys, "class/power_supply/AC/type", "Mains")
@@ -210,7 +213,8 @@ def test_a_pause_ends_by_itself(home: Home) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("07:00", "2026-11-22T07:00:00+01:00"), ("23:30", "2026-11-21T23:30:00+01:00"), ("2h", "2026-11-21T20:00:00+00:00"),
+    [("07:00", "2026-11-22T07:00:00+01:00"), ("23:30", "2026-11-21T23:30:00+01:00"),
+     ("2h", "2026-11-21T20:00:00+00:00"),
      ("2026-12-24", "2026-12-24T00:00:00+01:00"), ("2026-12-24 18:00", "2026-12-24T18:00:00+01:00")],
 )  # fmt: skip
 def test_until(text: str, expected: str) -> None:
