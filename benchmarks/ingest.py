@@ -26,7 +26,8 @@ import json, resource, sys, time
 from pathlib import Path
 from daemon import logs
 from daemon.home import Home
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 home = Home(Path(sys.argv[1]))
 settings = load(home, {"training.base_model": "nobody/none", "inbox.quiet_seconds": 0.0, "service.tick_seconds": 0.01})

@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 from daemon import disk, durable, jobdir, logs, snapshots, snapshotting  # noqa: E402 (after the path)
 from daemon.home import Home  # noqa: E402
 from daemon.ledger import jobs  # noqa: E402
-from daemon.service import Lock, Service  # noqa: E402
+from daemon.lock import Lock  # noqa: E402
+from daemon.service import Service  # noqa: E402
 from daemon.settings import load  # noqa: E402
 from daemon.world import World, open_world  # noqa: E402
 from trainer import names  # noqa: E402

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon import chains, durable, outcome, snapshots
+from daemon import chains, durable, outcome, snapshots, snapshotting
 from daemon.ledger import batches, forgetting, jobs, lineage, memories, requests
 from daemon.logs import get_logger
 from daemon.snapshotting import LEDGER, folder_of
@@ -162,7 +162,8 @@ def refill(world: World, folder: Path) -> dict[str, Any]:
 
 
 def sweep(world: World) -> None:
-    """What a crash between the links and the transaction has left."""
+    """What a crash between the links and the transaction has left, and one in the middle of a snapshot."""
+    snapshotting.sweep(world)
     known = {row["id"] for row in jobs.chains(world.db)}
     for name in chains.sweep(world.paths.chains, known):
         _log.info("unrecorded_chain_removed", profile=world.name, chain=name)

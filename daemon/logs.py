@@ -112,7 +112,7 @@ def log_files(path: Path) -> list[Path]:
 class LogFile:
     """An append-only file of lines, put aside as `.1`, `.2`, ... when it has grown to `limit` bytes.
 
-    A line is one write, so a crash tears at most the last; the next start ends a torn line first.
+    A line is one write, so a crash or a full disk tears at most the last; a torn line is ended before the next one.
     A full disk loses lines, never the daemon: how many is written once there is room again.
     """
 
@@ -130,6 +130,7 @@ class LogFile:
                 if size and size + len(line) > self._limit:
                     self._rotate()
                 if self._lost:
+                    _end_line(self._file)
                     note = {
                         "time": _utc(),
                         "level": "warning",
@@ -147,9 +148,7 @@ class LogFile:
         mode = 0o600 | (self._path.parent.stat().st_mode & 0o040)  # the group's too, where the folder is
         file = FileIO(os.open(self._path, flags, 0o600), "r+")
         os.fchmod(file.fileno(), mode)
-        size = os.fstat(file.fileno()).st_size
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-            file.write(b"\n")
+        _end_line(file)
         return file
 
     def _follow(self) -> None:
@@ -229,6 +228,12 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return value
+
+
+def _end_line(file: FileIO) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        _write_all(file, b"\n")
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

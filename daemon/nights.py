@@ -10,7 +10,7 @@ from daemon import durable, pruning, schedule, snapshots
 from daemon.ledger import checks, jobs
 from daemon.logs import get_logger
 from daemon.settings_sections import ScheduleSettings
-from daemon.snapshotting import folder_of, take
+from daemon.snapshotting import NoRoom, folder_of, take
 from daemon.world import World
 
 _VERIFY_FROM = "verify_from"  # in a ledger's meta: where the last verification's time ran out
@@ -40,8 +40,11 @@ class Nights:
         self._verifying: dict[str, _Verification] = {}
 
     def snapshot(self, world: World, now: str) -> str:
-        """One line on what was taken. Raises OSError where the disk is full."""
-        made = take(world, local_date(self._settings.timezone, now), now, pulse=self._pulse)
+        """One line on what was taken. Raises schedule.Waits, or OSError, where the disk is full."""
+        try:
+            made = take(world, local_date(self._settings.timezone, now), now, pulse=self._pulse)
+        except NoRoom as short:
+            raise schedule.Waits(str(short)) from None
         return f"{made.path.name}: {made.files:,} files, {made.new_bytes:,} new bytes"
 
     def verify(self, world: World, now: str) -> str:

@@ -74,9 +74,12 @@ def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: st
     own_end = ended.signal is None and not orphan
     tail = jobdir.tail_log(folder) if own_end else ""
     how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
+    if own_end and ended.code == ExitCode.NO_DEVICE:
+        how = "the disk had no room for it"
     reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
     _log.warning("trainer_crashed", profile=world.name, job=job["id"], reason=reason)
-    machine = own_end and (_DISK_FULL in tail or not (folder / names.PROGRESS).exists())
+    no_room = ended.code == ExitCode.NO_DEVICE or _DISK_FULL in tail  # on a full disk neither result nor log may be
+    machine = own_end and (no_room or not (folder / names.PROGRESS).exists())
     stopped = orphan or machine or (ended.asked and ended.why_asked in (None, "held"))
     from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
     crashes = job["crashes"] + int(not stopped and not from_outside)

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
-from daemon.ledger import Database, slots
+from daemon.ledger import Database, is_disk_trouble, slots
 from daemon.logs import get_logger
 from daemon.rules.slots import Expression, Slot, due_slot, next_slot, parse
 from daemon.settings_sections import CycleSchedule, ScheduleSettings
@@ -307,7 +307,7 @@ def _as_wait(error: Exception) -> Waits | None:
     waits for the disk then, and comes back to the claim."""
     if isinstance(error, Waits):
         return error
-    if isinstance(error, sqlite3.OperationalError) and ("full" in str(error) or "readonly" in str(error)):
+    if isinstance(error, sqlite3.OperationalError) and is_disk_trouble(error):
         raise error
     if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
         place = f" ({error.filename})" if error.filename else ""

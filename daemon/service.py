@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -15,15 +14,14 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import forgetting, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
+from daemon import answers, going_back, inbox, ledger, notify, schedule, sharing, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.leave import Leave
-from daemon.ledger import batches, home_meta, jobs, memories, pins, requests
+from daemon.ledger import batches, home_meta, jobs, memories, requests
 from daemon.logs import get_logger
-from daemon.nights import Nights, local_date, made_told
+from daemon.nights import Nights
 from daemon.settings import Settings, SettingsError
-from daemon.snapshotting import take
 from daemon.training import Training
 from daemon.world import World, open_world
 
@@ -39,37 +37,12 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class AlreadyRunning(Exception):
-    """Another daemon holds this home."""
-
-
-class Lock:
-    """One daemon per home: the holder alone migrates and changes state. Raises AlreadyRunning."""
-
-    def __init__(self, home: Home) -> None:
-        home.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._fd = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise AlreadyRunning(f"another engramd runs on {home.root}") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        os.ftruncate(self._fd, 0)  # no stale pid for a reader
-        os.close(self._fd)
-
-
-def _pin(world: World, command: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
-    kind, name = arguments["kind"], arguments["name"]
-    if command == "unpin":
-        return {"kind": kind, "name": name, "was_pinned": pins.unpin(world.db, kind, name)}
-    if not pruning.is_there(world, kind, name):
-        raise ValueError(f"there is no {kind} {name} of profile {world.name}")
-    pins.pin(world.db, kind, name, now)
-    return {"kind": kind, "name": name}
+def _disk_trouble(error: OSError | sqlite3.OperationalError) -> str | None:
+    """One line where the disk is full or cannot be written for a while; None for any other error."""
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}" if error.errno in _DISK_TROUBLE else None
+    return str(error) if ledger.is_disk_trouble(error) else None
 
 
 class Service:
@@ -155,16 +128,16 @@ class Service:
         """A disk that is full, or read-only for a while, ends nothing: what failed is taken up again."""
         try:
             return self.tick()
-        except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
+        except (OSError, sqlite3.OperationalError) as error:
+            reason = _disk_trouble(error)
+            if reason is None:
                 raise
-            reason = f"{error.strerror}: {error.filename or self._home.root}"
-        except sqlite3.OperationalError as error:
-            if "full" not in str(error) and "readonly" not in str(error):
-                raise
-            reason = str(error)
         _log.error("disk_trouble", reason=reason, note="free some space; work goes on by itself")
+        notify.status(f"waits: {reason}; free some space")
         self._undone = True
+        for db in (self._db, *(world.db for world, _, _ in self._worlds.values())):
+            with contextlib.suppress(sqlite3.Error):
+                db.write_back(wait=False)  # a ledger's own log must not be what fills the disk
         self._sleep(DISK_PAUSE)
         return False
 
@@ -288,7 +261,9 @@ class Service:
                 self._look = worked = True
             try:
                 answer = self._answer(request, now)
-            except (ValueError, KeyError, TypeError, ledger.LedgerError, SettingsError) as error:
+            except (ValueError, KeyError, TypeError, OSError, ledger.LedgerError, SettingsError) as error:
+                if isinstance(error, OSError) and _disk_trouble(error):
+                    raise
                 requests.finish(self._db, request["id"], {"error": str(error)}, now, failed=True)
                 continue
             if answer is not None:
@@ -309,43 +284,11 @@ class Service:
         world, ingestion, training = self._worlds[request["profile"]]
         if request["command"] == "schedule_run":
             return self._schedule.run_now(request, arguments["task"], self._do_task)
-        if request["command"] == "snapshot":
-            return made_told(take(world, local_date(self._settings.schedule.timezone, now), now, pulse=self._pulse))
-        if request["command"] == "prune":
-            zone = schedule.zone_of(self._settings.schedule.timezone)
-            return pruning.prune(world, now, zone, pulse=self._pulse).told()
-        if request["command"] in ("pin", "unpin"):
-            return _pin(world, request["command"], arguments, now)
         if request["command"] == "restore":
             return self._restore(world, training, arguments["snapshot"], now)
-        if request["command"] == "train":
-            job = jobs.open_job(world.db)
-            waits = jobs.get_meta(world.db, "waits")
-            if waits and not (job and job["state"] == "running"):
-                raise ValueError(waits)
-            busy = job or ingestion.busy or self._inbox_waits or memories.any_waiting(world.db)
-            return None if busy else {"head": jobs.get_head(world.db)}
-        if request["command"] == "forget":
-            settled = not (ingestion.busy or self._inbox_waits)
-            return forgetting.answer(world, self._db, training, request, now, settled=settled, pulse=self._pulse)
-        if request["command"] == "owner":
-            world.set_aliases(arguments["names"], add=arguments["add"])
-            again = ingestion.owner_named()
-            _log.info("owner_named", profile=world.name, aliases=len(world.aliases), batches_read_again=again)
-            return {"aliases": world.aliases, "batches": again}
-        if request["command"] in ("retry", "discard"):
-            row = batches.get(world.db, arguments["batch"])
-            if row is None or row["state"] not in ("held", "needs_owner"):
-                raise ValueError(f"batch {arguments['batch']} is not held: engramd status lists the held ones")
-            with world.db.transaction():
-                if request["command"] == "retry":
-                    batches.retry(world.db, row["id"])
-                else:
-                    batches.discard(world.db, row["id"], "discarded by hand")
-            ingestion.put_away(row["id"], now)
-            _log.info(f"batch_{request['command']}", profile=world.name, batch=row["id"], at=now)
-            return {"batch": row["id"]}
-        raise ValueError(f"unknown request {request['command']!r}")
+        settled = not (ingestion.busy or self._inbox_waits)
+        at = answers.At(world, ingestion, training, self._db, self._settings, settled, self._pulse)
+        return answers.answer(at, request, arguments, now)
 
     def _restore(self, world: World, training: Training, which: str, now: str) -> dict[str, Any] | None:
         folder = going_back.snapshot_folder(world, which)
@@ -411,13 +354,23 @@ class Service:
             notify.extend_timeout(60.0)
             notify.watchdog()
             for _, _, training in self._worlds.values():
-                training.tick(self._now(), may_start=False)
+                self._last_tick(training)
             time.sleep(0.05)
         notify.extend_timeout(60.0)
         for world, _, training in self._worlds.values():
-            training.tick(self._now(), may_start=False)  # a job that ended well is judged before we go
+            self._last_tick(training)  # a job that ended well is judged before we go
             world.db.close()
         self._db.close()
+
+    def _last_tick(self, training: Training) -> None:
+        """What a full disk keeps from being written down, the next start finds in the job's folder."""
+        try:
+            training.tick(self._now(), may_start=False)
+        except (OSError, sqlite3.OperationalError) as error:
+            reason = _disk_trouble(error)
+            if reason is None:
+                raise
+            _log.error("disk_trouble", reason=reason, note="the next start goes on from what is in the job's folder")
 
     def _status_line(self) -> str:
         """For `systemctl status`: job, step and loss of what runs; the queue behind it."""

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from daemon import durable, snapshots
+from daemon import disk, durable, snapshots
 from daemon.home import DEFAULT_PROFILE, Home
 from daemon.ledger import batches, checks, jobs, memories
 from daemon.logs import get_logger
@@ -16,6 +17,7 @@ from trainer import names
 
 SMALL = 16 << 20  # bytes of a version's file: a model card, an adapter; not whole models
 LEDGER = "ledger.db"
+_SMALL_FILES = 2 * disk.MB  # manifest, folders, settings
 _NOT_TAKEN = frozenset((names.LOCK, names.LOG))
 _TRIES = 5
 
@@ -27,11 +29,27 @@ def folder_of(home: Home, profile: str) -> Path:
     return home.snapshots if profile == DEFAULT_PROFILE else home.snapshots / profile
 
 
+class NoRoom(ValueError):
+    """There is not enough free space for a snapshot. The message is the sentence that says so."""
+
+
+def sweep(world: World) -> None:
+    """What a snapshot that did not come to its end has left; also copies of the ledger, with SQLite's files beside
+    them. Only for the daemon, between two snapshots."""
+    top = folder_of(world.home, world.name)
+    snapshots.sweep(top)
+    durable.remove_temps(world.paths.root)
+
+
 def take(world: World, date: str, now: str, *, pulse: durable.Pulse = durable.no_pulse) -> snapshots.Made:
-    """The snapshot of this day. Raises OSError, also where the disk is full: what was begun is removed."""
+    """The snapshot of this day. Raises NoRoom before anything is written, and OSError or sqlite3.OperationalError
+    where the disk becomes full meanwhile: what was begun is removed."""
     top = folder_of(world.home, world.name)
     durable.make_folder(top)
-    snapshots.sweep(top)
+    sweep(world)
+    short = disk.shortage(top, _new_bytes(world), world.settings.disk.reserve_mb * disk.MB, "the snapshot")
+    if short is not None:
+        raise NoRoom(short)
     name = snapshots.free_name(top, date)
     for attempt in range(_TRIES):
         copy = durable.temp_beside(world.paths.ledger)
@@ -42,15 +60,24 @@ def take(world: World, date: str, now: str, *, pulse: durable.Pulse = durable.no
         except FileNotFoundError:  # a running trainer replaced a checkpoint of its own meanwhile
             if attempt == _TRIES - 1:
                 raise
-        except OSError:
+        except (OSError, sqlite3.Error):
             with contextlib.suppress(OSError):
-                snapshots.sweep(top)
+                sweep(world)
             raise
         finally:
             copy.unlink(missing_ok=True)
     _log.info("snapshot_taken", profile=world.name, snapshot=name, files=made.files, size=made.size,
               new_bytes=made.new_bytes)  # fmt: skip
     return made
+
+
+def _new_bytes(world: World) -> int:
+    """What it takes at most: beside links the ledger's copy and small files, on another file system all of it."""
+    ledger, paths = world.paths.ledger, world.paths
+    books = [ledger, ledger.with_name(f"{ledger.name}-wal")]
+    if folder_of(world.home, world.name).stat().st_dev != paths.root.stat().st_dev:
+        books += [paths.chains, paths.jobs, paths.claimed]
+    return sum(disk.used_bytes(books).values()) + _SMALL_FILES
 
 
 def _facts(world: World, name: str, now: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -23,6 +25,8 @@ from trainer.durable import write_text
 from trainer.names import ExitCode
 from trainer.report import Report
 from trainer.surroundings import settle
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(arguments: list[str]) -> int:
@@ -75,18 +79,23 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
         code, reason = end.exit_code, _sentence(end)
     except BaseMissing as missing:
         code, reason = ExitCode.BAD_SPEC, _sentence(missing)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    except Exception as error:
+        if _is_disk_trouble(error):
+            code, reason = ExitCode.NO_DEVICE, f"the disk is full or read-only: {_why(error)}, {job}"
+        elif _is_out_of_memory(error):
+            code, reason = ExitCode.OUT_OF_MEMORY, "the device ran out of memory: fewer tokens at a time may fit"
+        else:
             raise
-        code, reason = ExitCode.NO_DEVICE, f"the disk is full or read-only: {error.strerror}, {job}"
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        code, reason = ExitCode.OUT_OF_MEMORY, "the device ran out of memory: fewer tokens at a time may fit"
     result = report.result(code, reason, time.monotonic() - began)
-    write_text(job / names.RESULT, result.model_dump_json(indent=1) + "\n")
+    try:
+        write_text(job / names.RESULT, result.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        if not _is_disk_trouble(error):
+            raise
+        code = ExitCode.NO_DEVICE  # which alone says it, where there is no room for a result
     if reason is not None:
-        print(reason, file=sys.stderr)
+        with contextlib.suppress(OSError):  # the log is on the same disk
+            print(reason, file=sys.stderr)
     return code
 
 
@@ -133,8 +142,21 @@ def _already_done(job: Path, spec_sha256: str) -> bool:
     return result.exit_code == ExitCode.DONE and result.spec_sha256 == spec_sha256
 
 
+def _is_disk_trouble(error: Exception) -> bool:
+    """safetensors has a class of its own for all that goes wrong, with the system's number in the sentence."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_TROUBLE
+    return type(error).__name__ == "SafetensorError" and any(f"os error {one})" in str(error) for one in _DISK_TROUBLE)
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or "" if isinstance(error, OSError) else _sentence(error)
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """CUDA has a class for it, torch's CPU allocator only a sentence; torch may not even be imported."""
+    if not isinstance(error, RuntimeError | MemoryError):
+        return False
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or "DefaultCPUAllocator" in str(error)
 
@@ -167,5 +189,17 @@ def _chat(arguments: list[str]) -> int:
     return chat(options.path, options.base)
 
 
+def _let_go(stream: TextIO) -> None:
+    """What could not be written is given up: the interpreter would try once more, fail, and end with a code of its
+    own instead of ours."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    _let_go(sys.stdout)
+    _let_go(sys.stderr)
+    sys.exit(ended)

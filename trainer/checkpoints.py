@@ -86,27 +86,34 @@ def save(
     folder, temporary = job / name, job / f"{_TEMPORARY}{name}"
     if temporary.exists():
         shutil.rmtree(temporary)
-    temporary.mkdir()
-    write_weights(temporary)
-    _save_tensors(temporary / names.OPTIMIZER, {"family": state.optimizer_family, "state": moments})
-    _save_tensors(temporary / names.SCHEDULER, scheduler)
-    _save_tensors(temporary / names.RNG, _random_state())
-    _write_json(temporary / names.STATE, asdict(state))
-    files = {
-        path.name: {"sha256": sha256_of(path), "size": path.stat().st_size}
-        for path in sorted(temporary.iterdir())
-    }
-    told = {"spec_sha256": state.spec_sha256, **manifest, "files": files}
-    _write_json(temporary / names.MANIFEST, told)
-    for path in sorted(temporary.iterdir()):
-        path.chmod(0o400)
-        sync(path)
-    sync(temporary)
+    try:
+        temporary.mkdir()
+        write_weights(temporary)
+        _save_tensors(temporary / names.OPTIMIZER, {"family": state.optimizer_family, "state": moments})
+        _save_tensors(temporary / names.SCHEDULER, scheduler)
+        _save_tensors(temporary / names.RNG, _random_state())
+        _write_json(temporary / names.STATE, asdict(state))
+        _seal(temporary, {"spec_sha256": state.spec_sha256, **manifest})
+    except Exception:  # a full disk most of all: half a checkpoint only takes room
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():
         _remove(folder)
     temporary.rename(folder)
     sync(job)
     return folder, sha256_of(folder / names.MANIFEST)
+
+
+def _seal(folder: Path, told: dict[str, Any]) -> None:
+    """The manifest, with size and hash of each file; then nothing is written there again, and all is on the disk."""
+    files = {
+        path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())
+    }
+    _write_json(folder / names.MANIFEST, {**told, "files": files})
+    for path in sorted(folder.iterdir()):
+        path.chmod(0o400)
+        sync(path)
+    sync(folder)
 
 
 def verify(folder: Path) -> str:

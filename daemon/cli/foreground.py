@@ -1,5 +1,6 @@
 """The service's loop inside a command: `run`, and any command that finds no daemon at work."""
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from daemon.cli.exit_codes import Exit, UserError
 from daemon.cli.permission import only_the_owner_works
 from daemon.cli.running import ProgressLine
 from daemon.home import Home
+from daemon.lock import AlreadyRunning, Lock
 from daemon.settings import Settings, SettingsError
 
 
@@ -18,8 +20,8 @@ def held_lock(home: Home) -> Iterator[None]:
     what the ledgers and settings may refuse inside the block."""
     only_the_owner_works(home)
     try:
-        lock = service.Lock(home)
-    except service.AlreadyRunning as error:
+        lock = Lock(home)
+    except AlreadyRunning as error:
         raise UserError(str(error), Exit.UNAVAILABLE) from None
     except OSError as error:
         raise UserError(f"{home.lock} cannot be written: {error.strerror}") from None
@@ -30,9 +32,20 @@ def held_lock(home: Home) -> Iterator[None]:
     except (migrations.SchemaError, ledger.LedgerError) as error:
         raise UserError(str(error)) from None
     except sqlite3.DatabaseError as error:
+        if ledger.is_disk_trouble(error):
+            raise UserError(_full(home, str(error)), Exit.TRY_AGAIN) from None
         raise UserError(f"a ledger in {home.state} cannot be used: {error}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(_full(home, error.strerror or str(error)), Exit.TRY_AGAIN) from None
     finally:
         lock.release()
+
+
+def _full(home: Home, what: str) -> str:
+    """At a start. What is at work already waits instead, and goes on by itself."""
+    return f"the disk of {home.root} cannot be written ({what}): free some space, then start again"
 
 
 def loop(

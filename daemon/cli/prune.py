@@ -27,9 +27,11 @@ def register(subparsers: "Subparsers") -> None:
     parser.set_defaults(run=_prune)
     for name, what in (("pin", "keep it whatever retention says; without arguments: list what is pinned"),
                        ("unpin", "leave it to retention again")):  # fmt: skip
-        parser = command(subparsers, name, usage=f"engramd {name} [snapshot DATE|version vN|job N] [--profile NAME]")
+        which = "snapshot DATE | version vN | job N"
+        usage = f"engramd {name} " + (f"[{which}]" if name == "pin" else f"({which})") + " [--profile NAME] [--json]"
+        parser = command(subparsers, name, usage=usage)
         parser.add_argument("kind", nargs="?", choices=_KINDS, help=what)
-        parser.add_argument("name", nargs="?", metavar="NAME")
+        parser.add_argument("name", nargs="?", metavar="NAME", help="its date, or its number")
         profile_option(parser)
         parser.add_argument("--json", action="store_true", help="keys: profile, and kind, name or pins")
         parser.set_defaults(run=_pin, command=name)

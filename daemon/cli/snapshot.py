@@ -29,13 +29,14 @@ def register(subparsers: "Subparsers") -> None:
         "finished, the ledger. Sealed files in it are hard links: they cost nothing, and share what damages them. "
         "`export` copies one off the disk.",
     )  # fmt: skip
-    parser.add_argument("what", nargs="?", default="list",
+    parser.add_argument("what", nargs="?", default="list", help="what to do (default: list)",
                         choices=("create", "list", "show", "verify", "restore", "export"))  # fmt: skip
-    parser.add_argument("name", nargs="?", metavar="DATE", help="of show, restore, export; verify takes all without it")
-    parser.add_argument("--to", metavar="DIR", help="of export: a folder that is not there yet")
+    parser.add_argument("name", nargs="?", metavar="DATE", help="a name that list shows, or the path of an exported "
+                        "copy, with a / in it; verify takes all without it")  # fmt: skip
+    parser.add_argument("--to", metavar="DIR", help="of export: the copy's folder, which must not be there yet")
     parser.add_argument("--dry-run", action="store_true", help="of restore: say what it means, and change nothing")
     parser.add_argument("--yes", action="store_true", help="of restore: do not ask")
-    parser.add_argument("--max-duration", metavar="TIME", help="of verify: 10m, 2h; begins no snapshot after it")
+    parser.add_argument("--max-duration", metavar="TIME", help="of verify: 10m, 2h; then it begins no further one")
     profile_option(parser)
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")
     parser.set_defaults(run=_snapshot)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from daemon import migrations
-from daemon.ledger.database import Absent, Database, LedgerError
+from daemon.ledger.database import Absent, Database, LedgerError, is_disk_trouble
 
-__all__ = ["Absent", "Database", "LedgerError", "open_home", "open_profile"]
+__all__ = ["Absent", "Database", "LedgerError", "is_disk_trouble", "open_home", "open_profile"]
 
 
 def open_home(path: Path, *, write: bool) -> Database:

@@ -56,10 +56,11 @@ class Database:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite itself has rolled back where the disk is full
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         return self._db.execute(sql, values)
@@ -70,9 +71,10 @@ class Database:
         self._db.executemany(sql, rows)
         return self._db.total_changes - before
 
-    def write_back(self) -> None:
-        """What the write-ahead log holds goes into the database, and its file is emptied, where nobody reads it."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def write_back(self, *, wait: bool = True) -> None:
+        """What the write-ahead log holds goes into the database, and its file is emptied. Without `wait` no reader is
+        waited for, and the next write begins the file anew instead of growing it."""
+        self._db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if wait else 'PASSIVE'})").fetchall()
 
     def backup(self, target: Path, pulse: Callable[[], None] = lambda: None) -> None:
         """A copy of the whole database as one plain file, consistent whatever is written meanwhile; fsynced."""
@@ -112,6 +114,15 @@ def _connect_for_reading(path: Path) -> sqlite3.Connection:
 
         return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, isolation_level=None)
     return sqlite3.connect(path, isolation_level=None, timeout=30.0)
+
+
+def is_disk_trouble(error: sqlite3.Error) -> bool:
+    """Whether SQLite could not write: a full disk, one that is read-only for a while, an error of the device. Its
+    shared index is grown by a write too, whose failure it calls an I/O error (https://sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", None)  # only where SQLite itself raised it
+    if code is None:
+        return "full" in str(error) or "readonly" in str(error)
+    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 
 
 class LedgerError(Exception):

@@ -4,14 +4,14 @@ Hours are those of the home's zone, by its clock: in the night in which an hour 
 as much shorter or longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from daemon.hours import Window
 
 _STOPS_AFTER = 2  # readings in a row: a moment of load is no reason to save and load a model
-_HORIZON = 8  # days that are looked ahead
+_HORIZON = 15  # days that are looked ahead
 
 
 def open_at(windows: Sequence[Window], local: datetime) -> bool:
@@ -25,18 +25,31 @@ def open_at(windows: Sequence[Window], local: datetime) -> bool:
 
 
 def next_opening(windows: Sequence[Window], now: datetime, zone: tzinfo) -> datetime | None:
-    """The next instant (UTC) at which one opens, seen from a time at which none is; None where none ever does."""
+    """The next instant (UTC) at which one opens, seen from a time at which none is; None where none does within two
+    weeks, as one that lies in the hour that spring leaves out."""
+    turns = {*_begins(windows, now, zone), *_changes(now, zone)}
+    return min((at for at in turns if at > now and open_at(windows, at.astimezone(zone))), default=None)
+
+
+def _begins(windows: Sequence[Window], now: datetime, zone: tzinfo) -> Iterator[datetime]:
     today = now.astimezone(zone).date()
-    found: list[datetime] = []
-    for ahead in range(_HORIZON):
+    for ahead in range(_HORIZON + 1):
         day = today + timedelta(days=ahead)
         for one in windows:
             if day.weekday() in one.days:
                 begin = datetime.combine(day, time(one.begin // 60, one.begin % 60), zone)
-                at = begin.astimezone(UTC)  # of a time that is not there: as far behind the gap as it was in it
-                if at > now:
-                    found.append(at)
-    return min(found, default=None)
+                yield begin.astimezone(UTC)
+                yield begin.replace(fold=1).astimezone(UTC)  # where autumn has it twice
+
+
+def _changes(now: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """The minutes at which the clocks are changed: one may put them into a window, also back into one."""
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    for _ in range(24 * _HORIZON):
+        after = hour + timedelta(hours=1)
+        if hour.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+            yield from (hour + timedelta(minutes=minute) for minute in range(1, 61))
+        hour = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +139,5 @@ def unsettled(limits: Limits, facts: Facts, patience: Patience, clock: float, *,
 
 def _told(opens: datetime, now: datetime) -> str:
     days = (opens.date() - now.date()).days
-    day = "" if days == 0 else "tomorrow " if days == 1 else f"on {opens:%A} "
+    day = "" if days == 0 else "tomorrow " if days == 1 else f"on {opens:%A} " if days < 7 else f"on {opens:%Y-%m-%d} "
     return f"{day}at {opens:%H:%M}"

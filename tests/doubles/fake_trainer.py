@@ -8,6 +8,7 @@ left out or out of order changes them. Faults on request, in a file `fault` in t
 """
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
@@ -181,7 +182,12 @@ def main() -> int:
     if arguments.lock_fd is None:
         lock = os.open(arguments.folder / names.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return Job(arguments.folder, arguments.alive_fd).run()
+    try:
+        return Job(arguments.folder, arguments.alive_fd).run()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return int(names.ExitCode.NO_DEVICE)  # without a result, where even that finds no room
 
 
 if __name__ == "__main__":

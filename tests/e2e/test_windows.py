@@ -4,8 +4,9 @@ from pathlib import Path
 
 from daemon import ledger
 from daemon.ledger import jobs
+from daemon.lock import Lock
 from daemon.progress_tail import last
-from daemon.service import Lock, Service
+from daemon.service import Service
 from daemon.settings import load
 from tests.faults.night import Night
 

@@ -32,7 +32,8 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from daemon.home import Home
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 from daemon import logs
 home = Home(Path(sys.argv[1]))

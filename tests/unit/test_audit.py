@@ -15,7 +15,8 @@ import pytest
 from daemon import chains, inbox, ledger
 from daemon.audit import Audit, Finding
 from daemon.home import Home
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))

@@ -23,7 +23,8 @@ from daemon.cli.exit_codes import UserError
 from daemon.cli.presence import daemon_pid
 from daemon.home import Home
 from daemon.ledger import jobs, requests
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import pytest
 from daemon import disk, ledger
 from daemon.home import Home
 from daemon.ledger import jobs
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 from tests import jobs as real
 from tests.unit.test_service import FAKE, QUICK, drop, work

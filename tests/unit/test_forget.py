@@ -19,8 +19,9 @@ from daemon import chains, forgetting, inbox, ledger
 from daemon.audit import Audit
 from daemon.home import Home
 from daemon.ledger import batches, jobs, memories, requests
+from daemon.lock import Lock
 from daemon.rules.needles import Needles, forms_of
-from daemon.service import Lock, Service, utc_now
+from daemon.service import Service, utc_now
 from daemon.settings import load
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))

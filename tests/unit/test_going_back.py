@@ -11,7 +11,8 @@ from daemon import ledger, snapshots
 from daemon.cli import execute as main
 from daemon.home import Home
 from daemon.ledger import batches, jobs, lineage, memories
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import load
 from tests.unit.test_service import FAKE, QUICK, drop, service, work
 

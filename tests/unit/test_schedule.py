@@ -14,8 +14,9 @@ from daemon import ledger
 from daemon.__main__ import main
 from daemon.home import Home
 from daemon.ledger import Database, requests, slots
+from daemon.lock import Lock
 from daemon.schedule import Do, Schedule, Unfinished, Waits, zone_of
-from daemon.service import Lock, Service
+from daemon.service import Service
 from daemon.settings import load
 from daemon.settings_sections import ScheduleSettings
 

@@ -17,7 +17,8 @@ import pytest
 from daemon import ledger
 from daemon.home import Home
 from daemon.ledger import batches, jobs, memories, requests
-from daemon.service import AlreadyRunning, Lock, Service, utc_now
+from daemon.lock import AlreadyRunning, Lock
+from daemon.service import Service, utc_now
 from daemon.settings import load
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))

@@ -11,7 +11,8 @@ from daemon import durable, inbox
 from daemon.cli.exit_codes import UserError
 from daemon.cli.permission import closed, only_the_owner_works
 from daemon.home import Home
-from daemon.service import Lock, Service
+from daemon.lock import Lock
+from daemon.service import Service
 from daemon.settings import Settings
 from daemon.sharing import Sharing
 

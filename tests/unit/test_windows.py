@@ -13,8 +13,9 @@ from daemon.cli.pause import when
 from daemon.conditions import READ_SECONDS, Sensors
 from daemon.home import Home
 from daemon.ledger import home_meta, jobs, requests
+from daemon.lock import Lock
 from daemon.rules.windows import Facts, Limits, Patience, next_opening, open_at, outside, unsettled
-from daemon.service import Lock, Service
+from daemon.service import Service
 from daemon.settings import load
 from daemon.settings_layers import SettingsError
 from tests.unit.test_service import FAKE, QUICK, drop, work

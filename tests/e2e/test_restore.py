@@ -1,0 +1,38 @@
+"""Back to a day and on again, with the real trainer: the bits of a run that had never gone past that day."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.faults.night import ROOT, Night
+
+
+def say(night: Night, *arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGRAMD_")} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "daemon", "--home", str(night.home.root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_back_and_on_again(tmp_path: Path) -> None:
+    night, never = Night(tmp_path / "night"), Night(tmp_path / "never")
+    for one in (night, never):
+        one.drop(0)
+        one.finish()
+    day = json.loads(say(night, "snapshot", "create", "--json"))["snapshot"]
+    for number in (1, 2):
+        night.drop(number)
+        never.drop(number)
+        night.finish()
+    never.finish()
+    assert night.bits() != never.bits()  # two jobs against one of both files
+    assert "10 memories would wait again" in say(night, "snapshot", "restore", day, "--dry-run")
+    say(night, "snapshot", "restore", day, "--yes")
+    night.finish()
+    assert night.bits() == never.bits()
+    night.check_counts(3)
+    assert night.audit().returncode == 0
+    assert "all is as it was written" in say(night, "snapshot", "verify")
