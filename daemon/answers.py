@@ -45,7 +45,8 @@ def answer(at: At, request: Told, arguments: Told, now: str) -> Told | None:
 def _train(at: At, request: Told, arguments: Told, now: str) -> Told | None:
     db = at.world.db
     job, waits = jobs.open_job(db), jobs.get_meta(db, "waits")
-    if waits and not (job and job["state"] == "running"):
+    fresh = request["state"] == "waiting"  # what is written down may be over, such as a pause, or not hold for it
+    if waits and not fresh and not (job and job["state"] == "running"):
         raise ValueError(waits)
     busy = job or not at.settled or memories.any_waiting(db)
     return None if busy else {"head": jobs.get_head(db)}

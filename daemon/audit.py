@@ -112,6 +112,7 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
     failed |= {entry.name for entry in _entries(audit.paths.failed)}
     audit.notes.clear()
     expected: set[str] = set()
+    restored = int(jobs.get_meta(audit.db, checks.RESTORED) or 0)
     rows = checks.all_batches(audit.db)
     for row in rows:
         who, path = f"batch {row['id']} ({row['name']})", row["path"]
@@ -122,6 +123,8 @@ def _batch_files(audit: Audit) -> Iterator[Finding]:
         elif row["state"] == "refused":
             if row["name"] not in failed:  # the person may well have mended it and dropped it again
                 audit.notes.append(f"{who} was refused, and its file is no longer in {audit.paths.failed}")
+        elif path not in archived and row["id"] <= restored:
+            audit.notes.append(f"{who} was read in the home that this ledger came from, and its file stayed there")
         elif path not in archived and None not in _after(audit, row["sha256"]):
             where = "still in claimed/" if path in claimed else "in no folder of archive/"
             yield Finding("files", path, f"{who} is {row['state']}, but its file is {where}")

@@ -26,6 +26,7 @@ _CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "amdgpu", "nouveau",
 _ZONES = ("cpu", "pkg", "soc", "gpu")  # in the type of a thermal zone
 _FAILS = (OSError, psutil.Error, ValueError, LookupError, AttributeError, RuntimeError)  # as psutil without /proc
 
+Rows = Sequence[Sequence[float | None]]  # what a program printed, in numbers; None for such as [N/A]
 T = TypeVar("T")
 
 
@@ -128,8 +129,7 @@ class Sensors:
         for program in self._programs:
             program.close()
 
-    def _numbers(self, program: Program) -> list[list[float | None]]:
-        """The fields of what it printed; None for such as [N/A]."""
+    def _numbers(self, program: Program) -> Rows:
         if program not in self._programs:
             return []
         return [[_number(field) for field in line.split(",")] for line in program.lines()]
@@ -177,7 +177,7 @@ class Sensors:
         own_share = sum(max(0.0, used - were.get(pid, 0.0)) for pid, used in ours.items())
         return max(0.0, busy - before - own_share) / (now - then) / (os.cpu_count() or 1)
 
-    def _hottest(self, cards: list[list[float | None]]) -> float | None:
+    def _hottest(self, cards: Rows) -> float | None:
         """Degrees Celsius of processors and GPUs; disks and radios have sensors of their own, which do not count."""
         chips = [path for path in self._sys.glob("class/hwmon/hwmon*") if _text(path / "name") in _CHIPS]
         zones = sorted(self._sys.glob("class/thermal/thermal_zone*"))
@@ -189,9 +189,7 @@ class Sensors:
         return max((degrees for degrees in found if 0 < degrees < 150), default=None)
 
 
-def gpu_of_others(
-    cards: Sequence[Sequence[float | None]], apps: Sequence[Sequence[float | None]], ours: Iterable[int], *, trains: bool
-) -> float | None:
+def gpu_of_others(cards: Rows, apps: Rows, ours: Iterable[int], *, trains: bool) -> float | None:
     """Mebibytes that other programs hold on all cards; None where the driver tells nothing. What is held less what is
     ours, so that a game counts, of which the list of computing programs says nothing. Where our trainer is at work and
     not in that list (it only starts; a container hides it), the list alone counts."""

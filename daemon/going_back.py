@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from daemon import chains, durable, outcome, snapshots, snapshotting
-from daemon.ledger import batches, forgetting, jobs, lineage, memories, requests
+from daemon.ledger import batches, checks, forgetting, jobs, lineage, memories, requests
 from daemon.logs import get_logger
 from daemon.snapshotting import LEDGER, folder_of
 from daemon.training import Training
 from daemon.world import World
 from trainer import names
+
+ENDED = ("promoted", "refused", "failed", "undone", "forgotten")
 
 _log = get_logger()
 
@@ -51,14 +53,19 @@ def snapshot_folder(world: World, which: str) -> Path:
     raise ValueError(f"there is no snapshot {which!r} of profile {world.name}; {listed}")
 
 
-def target_of(world: World, folder: Path) -> Target:
-    """To where a snapshot's head is. Raises ValueError where it is damaged or of another ledger."""
+def _of_profile(world: World, folder: Path) -> dict[str, Any]:
     try:
         manifest = snapshots.read(folder)
     except snapshots.Damaged as damage:
         raise ValueError(str(damage)) from None
     if manifest["profile"] != world.name:
         raise ValueError(f"{folder} is a snapshot of profile {manifest['profile']}, not of {world.name}")
+    return manifest
+
+
+def target_of(world: World, folder: Path) -> Target:
+    """To where a snapshot's head is. Raises ValueError where it is damaged or of another ledger."""
+    manifest = _of_profile(world, folder)
     head, reason = manifest["head"], f"restored from the snapshot {folder.name}"
     if head is None:
         return Target(None, None, 0, "", reason)
@@ -76,7 +83,7 @@ def target_of(world: World, folder: Path) -> Target:
         except chains.DamagedCheckpoint:
             continue
         return Target(version["id"], place, head["step"], head["sha256"], reason)
-    raise ValueError(f"the checkpoint of v{version['id']} is damaged in {folder} and gone from {live}: "
+    raise ValueError(f"the checkpoint of v{version['id']} is whole neither in {folder} nor at {live}: "
                      f"engramd snapshot verify shows which snapshots are whole")  # fmt: skip
 
 
@@ -86,7 +93,6 @@ def dry_run(world: World, target: Target) -> dict[str, Any]:
     return {
         "version": target.version, "step": target.step, "undone": change.undone, "redone": change.redone,
         "untrained": change.untrained, "retrained": change.retrained, "batches": change.batches,
-        "new_bytes": 0,
     }  # fmt: skip
 
 
@@ -138,9 +144,9 @@ def refill(world: World, folder: Path) -> dict[str, Any]:
     the profile anew afterwards. Raises ValueError where the snapshot is damaged; then nothing was changed."""
     found = list(snapshots.problems(folder, {}))
     if found:
-        raise ValueError(f"{found[0]}; nothing was restored")
-    manifest = snapshots.read(folder)
-    paths = world.paths
+        raise ValueError(f"{found[0]}; nothing was restored (engramd snapshot export, where it was taken, leaves out "
+                         "what was forgotten since)")  # fmt: skip
+    manifest, paths = _of_profile(world, folder), world.paths
     for name in sorted(manifest["files"]):
         if name == LEDGER or name.startswith("etc/"):  # the settings of this home stand; those are there to compare
             continue
@@ -158,7 +164,19 @@ def refill(world: World, folder: Path) -> dict[str, Any]:
     head = manifest["head"]
     _log.info("snapshot_restored", profile=world.name, snapshot=str(folder), files=len(manifest["files"]))
     return {"version": head["version"] if head else None, "step": head["step"] if head else 0, "undone": [],
-            "redone": [], "untrained": 0, "retrained": 0, "batches": [], "new_bytes": 0, "refilled": True}  # fmt: skip
+            "redone": [], "untrained": 0, "retrained": 0, "batches": [], "refilled": True}  # fmt: skip
+
+
+def settle_in(world: World, home_db: Any, now: str) -> None:
+    """After `refill`, on the ledger that came: numbers go on above its own, and what a snapshot does not hold (files
+    that were read, folders of ended jobs) is not expected any more."""
+    requests.raise_marks(home_db, world.name, checks.newest_ids(world.db))
+    with world.db.transaction():
+        for row in jobs.all_ended(world.db, ENDED):
+            if not (world.paths.jobs / row["folder"]).is_dir():
+                jobs.pruned(world.db, row["id"], now)
+        last = max((row["id"] for row in checks.all_batches(world.db)), default=0)
+        jobs.set_meta(world.db, checks.RESTORED, str(last))
 
 
 def sweep(world: World) -> None:

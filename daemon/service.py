@@ -70,12 +70,14 @@ class Service:
         # or schedule.Unfinished after a slice of its work, and is then called again.
         self._tasks: dict[str, Callable[[World, str], str]] = {}
         self._scheduled = scheduled
+        self._until: Callable[[], bool] | None = None
         self._schedule = schedule.Schedule(
             self._db, settings.schedule, self._tasks, now=now, clock=clock, wake=lambda: self._wake.put(None)
         )
         self._nights = Nights(settings.schedule, pulse=self._pulse, clock=clock)
         self._tasks |= self._nights.tasks()
         self._leave = Leave(self._db, settings, clock)
+        self._held: str | None = None  # why no job may run, as of the last tick
         self._worlds: dict[str, tuple[World, Ingestion, Training]] = {}
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
@@ -101,6 +103,7 @@ class Service:
         for notice in self._settings.notices:
             _log.warning("setting", note=notice)
         self._watch.start()
+        self._until = until
         try:
             if self._scheduled:
                 self._schedule.start()
@@ -176,13 +179,15 @@ class Service:
             self._undone, self._look = False, True
         now = self._now()
         worked = self._answer_requests(now)
+        if worked and not self._scheduled and self._until and self._until():
+            return True  # a command that has its answer begins no job on its way out
         worked |= self._claim(now)
         for _, ingestion, _ in self._worlds.values():
             worked |= ingestion.read_slice(now)
-        held = self._held(now)
+        self._held = held = self._why_held(now)
         at_work = [name for name, (_, _, training) in self._worlds.items() if training.occupied]
         for name, (_, ingestion, training) in self._worlds.items():
-            free = not self._stopping and at_work in ([], [name])
+            free = not self._stopping and at_work in ([], [name]) and not self._leave.looking
             if training.tick(now, may_start=free and not ingestion.busy and not self._inbox_waits, held=held):
                 worked = True
             if training.running and not at_work:
@@ -194,13 +199,12 @@ class Service:
         notify.status(self._status_line())
         return worked
 
-    def _held(self, now: str) -> str | None:
+    def _why_held(self, now: str) -> str | None:
         """Why no job may run now. `engramd train --now` is stronger than hours and conditions, not than a pause."""
         running = next((training.pid for _, _, training in self._worlds.values() if training.pid is not None), None)
-        if any(json.loads(one["arguments"]).get("now") for one in requests.open_ones(self._db)
-               if one["command"] == "train"):  # fmt: skip
-            return home_meta.paused(self._db, now)
-        return self._leave.why_not(now, running)
+        asked = any(json.loads(one["arguments"]).get("now") for one in requests.open_ones(self._db)
+                    if one["command"] == "train")  # fmt: skip
+        return self._leave.why_not(now, running, asked=asked)
 
     def _do_task(self, task: str, profile: str) -> str:
         return self._tasks[task](self._worlds[profile][0], self._now())
@@ -264,7 +268,8 @@ class Service:
             except (ValueError, KeyError, TypeError, OSError, ledger.LedgerError, SettingsError) as error:
                 if isinstance(error, OSError) and _disk_trouble(error):
                     raise
-                requests.finish(self._db, request["id"], {"error": str(error)}, now, failed=True)
+                said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+                requests.finish(self._db, request["id"], {"error": said}, now, failed=True)
                 continue
             if answer is not None:
                 requests.finish(self._db, request["id"], answer, now)
@@ -275,7 +280,10 @@ class Service:
         """The answer of a request, None where it is not done yet. Raises ValueError with a sentence."""
         arguments = json.loads(request["arguments"])
         if request["command"] in ("pause", "resume"):
-            home_meta.put(self._db, home_meta.PAUSED, arguments["until"] if request["command"] == "pause" else None)
+            if request["command"] == "pause":
+                home_meta.pause(self._db, str(arguments["until"]))
+            else:
+                home_meta.put(self._db, home_meta.PAUSED, None)
             return {"paused": home_meta.paused(self._db, now)}
         if request["command"] == "profile_add":
             return self._add_profile(arguments["name"])
@@ -295,7 +303,8 @@ class Service:
         if going_back.is_empty(world):
             told = going_back.refill(world, folder)
             self._open(world.name)
-            self._undone = True
+            going_back.settle_in(self._worlds[world.name][0], self._db, now)
+            self.recover()
             return told
         target = going_back.target_of(world, folder)
         if not going_back.job_out_of_the_way(world, training, f"the head goes back: {target.reason}"):
@@ -332,7 +341,9 @@ class Service:
 
     def idle(self) -> bool:
         """Nothing is due: `run --once` may end."""
-        if self._undone or self._inbox_waits or self._schedule.busy or requests.open_ones(self._db):
+        if self._undone or self._inbox_waits or self._schedule.busy or self._leave.looking:
+            return False
+        if requests.open_ones(self._db):
             return False
         for world, ingestion, training in self._worlds.values():
             if ingestion.busy or training.running:
@@ -347,6 +358,7 @@ class Service:
         notify.stopping("stopping: the trainer saves" if any(t.running for _, _, t in self._worlds.values()) else "")
         self._watch.stop()
         self._schedule.stop()
+        self._leave.close()
         self._stopping = True
         for _, _, training in self._worlds.values():
             training.stop()
@@ -365,7 +377,7 @@ class Service:
     def _last_tick(self, training: Training) -> None:
         """What a full disk keeps from being written down, the next start finds in the job's folder."""
         try:
-            training.tick(self._now(), may_start=False)
+            training.tick(self._now(), may_start=False, held=self._held)  # which stays written down for `status`
         except (OSError, sqlite3.OperationalError) as error:
             reason = _disk_trouble(error)
             if reason is None:

@@ -51,21 +51,23 @@ class Made:
 
 def names_in(top: Path) -> list[str]:
     """The complete snapshots in a folder, oldest first. A folder without its manifest was not finished."""
-    entries = sorted(top.iterdir()) if top.is_dir() else []
-    return [entry.name for entry in entries if _is_date(entry.name) and (entry / MANIFEST).is_file()]
+    entries = top.iterdir() if top.is_dir() else iter(())
+    found = [entry.name for entry in entries if _is_date(entry.name) and (entry / MANIFEST).is_file()]
+    return sorted(found, key=_order)
 
 
 def _is_date(name: str) -> bool:
     return len(name) >= 10 and name[:10].replace("-", "").isdecimal() and name[4] == name[7] == "-"
 
 
+def _order(name: str) -> tuple[str, int]:
+    return name[:10], int(name[11:]) if name[11:].isdecimal() else 1
+
+
 def free_name(top: Path, date: str) -> str:
-    """The date, or with a number behind it where a snapshot of this day is there already."""
-    name, number = date, 1
-    while (top / name).exists():
-        number += 1
-        name = f"{date}-{number}"
-    return name
+    """The date, or with a number behind it where there are snapshots of this day already: one above theirs."""
+    taken = [_order(entry.name)[1] for entry in (top.iterdir() if top.is_dir() else ()) if entry.name[:10] == date]
+    return f"{date}-{max(taken) + 1}" if taken else date
 
 
 def sweep(top: Path) -> list[str]:
@@ -100,16 +102,13 @@ def create(
         size = target.stat().st_size
         files[part.name] = {"sha256": sha256, "size": size}
         new_bytes += 0 if linked and not part.fresh else size
-    content = _manifest(facts, files)
-    digest = hashlib.sha256(content).hexdigest()
-    durable.write_atomic(folder / MANIFEST_SHA256, f"{digest}  {MANIFEST}\n".encode(), 0o400)
     for one in reversed(folders.values()):  # the deepest first
         durable.fsync_dir(one)
-    durable.write_atomic(folder / MANIFEST, content, 0o400)
+    written = _seal(folder, facts, files)
     os.rename(folder, top / name)
     durable.fsync_dir(top)
     size = sum(file["size"] for file in files.values())
-    return Made(top / name, len(files), size, new_bytes + len(content))
+    return Made(top / name, len(files), size, new_bytes + written)
 
 
 def _folder_of(name: str, folders: dict[str, Path]) -> Path:
@@ -227,25 +226,51 @@ def problems(
             yield f"{path} is damaged: its SHA-256 is not the manifest's"
 
 
-def export(folder: Path, target: Path, *, pulse: durable.Pulse = durable.no_pulse) -> int:
-    """Copy a snapshot's files to a new folder, each with bytes of its own, and the manifest last. Gives the bytes.
+def export(
+    folder: Path, target: Path, after: Callable[[str], set[str | None]] = lambda sha256: set(),
+    *, pulse: durable.Pulse = durable.no_pulse,
+) -> int:  # fmt: skip
+    """Copy a snapshot's files to a new folder, each with bytes of its own, and a manifest of what they are now last:
+    what was forgotten (`after`, as in `problems`) is no part of it any more. Gives the bytes.
 
-    Raises Damaged where a file differs from the manifest, FileExistsError where the target is there.
+    Raises Damaged where a file differs from the manifest, FileExistsError where the target is there. What was begun
+    is removed then.
     """
     manifest = read(folder)
     target.mkdir(parents=True, mode=0o700)
-    total = 0
-    for name, told in sorted(manifest["files"].items()):
+    try:
+        files = dict(_copied(folder, target, manifest["files"], after, pulse))
+        _seal(target, {key: manifest[key] for key in manifest if key not in ("format", "files")}, files)
+        durable.fsync_tree(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return sum(told["size"] for told in files.values())
+
+
+def _copied(
+    folder: Path, target: Path, files: dict[str, dict[str, Any]], after: Callable[[str], set[str | None]],
+    pulse: durable.Pulse,
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    for name, told in sorted(files.items()):
         pulse()
+        allowed = {told["sha256"], *after(told["sha256"])}
         (target / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             sha256 = durable.copy_durable(folder / name, target / name, pulse, 0o400)
         except FileNotFoundError:
+            if None in allowed:
+                continue
             raise Damaged(f"{folder / name} is missing") from None
-        if sha256 != told["sha256"]:
+        if sha256 not in allowed:
             raise Damaged(f"{folder / name} is damaged: its SHA-256 is not the manifest's")
-        total += told["size"]
-    for name in (MANIFEST_SHA256, MANIFEST):
-        durable.copy_durable(folder / name, target / name, pulse, 0o400)
-    durable.fsync_tree(target)
-    return total
+        yield name, {"sha256": sha256, "size": (target / name).stat().st_size}
+
+
+def _seal(folder: Path, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> int:
+    """Write the manifest, its hash first. Gives its bytes."""
+    content = _manifest(facts, files)
+    digest = hashlib.sha256(content).hexdigest()
+    durable.write_atomic(folder / MANIFEST_SHA256, f"{digest}  {MANIFEST}\n".encode(), 0o400)
+    durable.write_atomic(folder / MANIFEST, content, 0o400)
+    return len(content)

@@ -84,7 +84,7 @@ class Training:
         """One step of the open job, or the plan of the next. Gives whether anything was done. `held` is why no job may
         run now: one that does saves at its next step, and goes on later from there."""
         job = jobs.open_job(self._world.db)
-        may_start = may_start and not self._hold(job, held)
+        may_start = not self._hold(job, held) and may_start  # in this order: a job stops also while files are read
         if job is None:
             return may_start and self._plan(now)
         if job["state"] == "finished":
@@ -103,6 +103,7 @@ class Training:
         if held is None:
             if self._held:
                 self._held = False
+                self._disk_again = -math.inf  # what is still wrong is looked at, and said, anew
                 self._wait(None)
             return False
         if self._child is not None:
@@ -112,6 +113,9 @@ class Training:
         if job is not None or memories.any_waiting(self._world.db):
             self._held = True
             self._wait(held)
+        elif self._held:
+            self._held = False
+            self._wait(None)
         return True
 
     def line(self) -> str:

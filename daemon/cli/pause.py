@@ -12,7 +12,9 @@ from daemon.cli.exit_codes import Exit, UserError
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
 
-_SPAN = re.compile(r"(\d{1,4})(m|h|d)")
+_SPAN = re.compile(r"(\d{1,4}) ?(m|h|d)")
+_TIME = re.compile(r"(\d{1,2}):(\d{2})")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -34,10 +36,10 @@ def _pause(args: argparse.Namespace) -> int:
     from daemon.schedule import zone_of
 
     until = ""
-    if args.until:
+    if args.until is not None:
         zone = zone_of(settings_of(args).schedule.timezone)
         moment = when(args.until, datetime.now(UTC).astimezone(zone))
-        until = moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        until = moment.astimezone(zone).isoformat(timespec="seconds")
     return _say(args, "pause", {"until": until})
 
 
@@ -58,23 +60,35 @@ def _say(args: argparse.Namespace, name: str, arguments: dict[str, str]) -> int:
 
 
 def when(text: str, now: datetime) -> datetime:
-    """The instant that a person means: the next such time of day, a date's beginning, or so long from now. Raises
-    UserError."""
-    if span := _SPAN.fullmatch(text.strip()):
-        return now.astimezone(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
-    try:
-        at = time.fromisoformat(text.strip())
-    except ValueError:
-        pass
+    """The instant that a person means: the next such time of day, a date's beginning, or so long from now, by the
+    clock of `now`'s zone. Raises UserError."""
+    text = text.strip()
+    if span := _SPAN.fullmatch(text):
+        moment = now.astimezone(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+    elif (at := _TIME.fullmatch(text)) and (int(at[1]), int(at[2])) <= (24, 0) and int(at[2]) < 60:
+        moment = _next(int(at[1]), int(at[2]), now)
     else:
-        moment = datetime.combine(now.date(), at.replace(tzinfo=None), now.tzinfo)
-        return moment if moment > now else datetime.combine(now.date() + timedelta(days=1), at, now.tzinfo)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise UserError(f"--until {text}: a time looks like 07:00, 2h, 2026-12-24 or \"2026-12-24 18:00\"",
-                        Exit.USAGE) from None  # fmt: skip
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
-    if moment <= now:
+        moment = _date(text, now)
+    if moment.astimezone(UTC) <= now.astimezone(UTC):  # by the instant: autumn has an hour of the clock twice
         raise UserError(f"--until {text}: that is over already", Exit.USAGE)
     return moment
+
+
+def _next(hour: int, minute: int, now: datetime) -> datetime:
+    for ahead in (0, 1):
+        day = now.date() + timedelta(days=ahead + hour // 24)
+        moment = datetime.combine(day, time(hour % 24, minute), now.tzinfo)
+        if moment.astimezone(UTC) > now.astimezone(UTC):
+            break
+    return moment
+
+
+def _date(text: str, now: datetime) -> datetime:
+    try:
+        if not _DATE.match(text):
+            raise ValueError(text)
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)).astimezone(now.tzinfo)
+    except (ValueError, OverflowError):
+        raise UserError(f"--until {text}: a time looks like 07:00, 2h, 2026-12-24 or \"2026-12-24 18:00\"",
+                        Exit.USAGE) from None  # fmt: skip

@@ -10,6 +10,7 @@ from daemon.cli.exit_codes import Exit
 
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
+    from daemon.home import Home
 
 
 def register(subparsers: "Subparsers") -> None:
@@ -33,4 +34,16 @@ def _run(args: argparse.Namespace) -> int:
     line = args.once and not args.quiet and sys.stderr.isatty() and sys.stdout.isatty()
     with held_lock(home):
         loop(home, settings, once=args.once, quiet=args.quiet or line, progress=line)
+    if line:  # else the log has said so
+        _say_what_waits(home)
     return Exit.OK
+
+
+def _say_what_waits(home: "Home") -> None:
+    from daemon.cli.reading import opened_if_there, profiles
+    from daemon.ledger import jobs
+
+    for name in profiles(home, None):
+        with opened_if_there(home, name) as db:
+            if db is not None and (why := jobs.get_meta(db, "waits")):
+                print(f"{name} waits: {why}", file=sys.stderr)

@@ -43,9 +43,9 @@ def register(subparsers: "Subparsers") -> None:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
-    from daemon.cli.reading import check_name
+    from daemon.cli.reading import declared
 
-    check_name(args.profile)
+    declared(args)
     if args.what in ("show", "restore", "export") and not args.name:
         raise UserError(f"engramd snapshot {args.what}: name a snapshot: engramd snapshot list", Exit.USAGE)
     if args.what == "export" and not args.to:
@@ -244,12 +244,19 @@ def _lines(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
 
 def _export(args: argparse.Namespace) -> int:
     from daemon import snapshots
+    from daemon.cli.reading import opened_if_there
+    from daemon.ledger import checks
 
     folder, target = _folder(args), Path(args.to).expanduser()
     if target.exists():
         raise UserError(f"{target} is there already: name a folder that is not", Exit.USAGE)
     try:
-        size = snapshots.export(folder, target, pulse=lambda: _progress(f"copying {folder.name}"))
+        with opened_if_there(home_of(args), args.profile) as db:
+            redactions = checks.redactions(db) if db else {}
+        size = snapshots.export(
+            folder, target, lambda sha256: checks.hashes_after(redactions, sha256),
+            pulse=lambda: _progress(f"copying {folder.name}"),
+        )  # fmt: skip
     except snapshots.Damaged as damage:
         raise UserError(str(damage)) from None
     except OSError as error:

@@ -143,8 +143,10 @@ def what_next(found: dict[str, Any], *, runs: bool) -> str:
     counts, job = found["batches"], found["job"]
     unread = counts["claimed"] + counts["reading"] + found["files_in_inbox"]
     waiting = found["waiting_memories"]
-    if found["waits"]:
+    if found["waits"] and runs:
         return f"waits: {found['waits']}"
+    if found["waits"]:
+        return f"waits: {found['waits']}; and no daemon runs: `engramd run`"
     if not runs and (job or unread or waiting):
         begun = f"job {job['id']} goes on" if job else "what waits is trained"
         return f"no daemon runs: {begun} once you start `engramd run` or `engramd train{_for(found['profile'])}`"

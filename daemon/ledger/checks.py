@@ -4,6 +4,8 @@ from typing import Any
 
 from daemon.ledger.database import Database
 
+RESTORED = "restored_batches"  # in a ledger's meta: files up to this batch stayed in the home that it came from
+
 _NEW_IN = """SELECT count(*) FROM job_memories jm JOIN jobs j ON j.id = jm.job
     WHERE jm.memory = m.seq AND jm.use='new' AND j.state"""
 _PROMOTED = f"({_NEW_IN} = 'promoted')"

@@ -1,10 +1,10 @@
 """Single values of a home, such as how it is paused."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from daemon.ledger.database import Database
 
-PAUSED = "paused"  # until when, in UTC; empty for until engramd resume
+PAUSED = "paused"  # until when, with the offset of the person's zone; empty for until engramd resume
 
 
 def get(db: Database, key: str) -> str | None:
@@ -24,9 +24,22 @@ def put(db: Database, key: str, value: str | None) -> None:
             )
 
 
+def pause(db: Database, until: str) -> None:
+    """`until` is a time with an offset; empty for until engramd resume. Raises ValueError."""
+    if until and datetime.fromisoformat(until).tzinfo is None:
+        raise ValueError(f"{until} is no time with an offset")
+    put(db, PAUSED, until)
+
+
 def paused(db: Database, now: str) -> str | None:
-    """One sentence while training is paused."""
+    """One sentence while training is paused, with the end as its person's clock shows it."""
     until = get(db, PAUSED)
-    if until is None or (until and datetime.fromisoformat(now) >= datetime.fromisoformat(until)):
+    if until is None:
         return None
-    return f"paused until {until[:16].replace('T', ' ')} UTC: engramd resume" if until else "paused: engramd resume"
+    if not until:
+        return "paused: engramd resume"
+    end, moment = datetime.fromisoformat(until), datetime.fromisoformat(now)
+    if moment >= end:
+        return None
+    told = f"{end:%H:%M}" if end - moment < timedelta(days=1) else f"{end:%Y-%m-%d %H:%M}"
+    return f"paused until {told}: engramd resume"

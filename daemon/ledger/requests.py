@@ -62,6 +62,17 @@ def finish(db: Database, request: int, answer: dict[str, Any], now: str, *, fail
         )
 
 
+def raise_marks(db: Database, profile: str, newest: dict[str, int]) -> None:
+    """No number of these kinds is given again up to here."""
+    with db.transaction():
+        for kind, value in newest.items():
+            db.execute(
+                """INSERT INTO high_water (profile, kind, value) VALUES (?, ?, ?)
+                ON CONFLICT (profile, kind) DO UPDATE SET value = max(value, excluded.value)""",
+                (profile, kind, value),
+            )
+
+
 def next_id(db: Database, profile: str, kind: str, at_least: int = 1) -> int:
     """The next job, chain or version number. Never given twice, even where the profile's ledger is restored;
     `at_least` is what the ledger itself says, where this home's own counter was lost."""

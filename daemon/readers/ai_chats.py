@@ -62,7 +62,7 @@ def line_of_descent(parents: Mapping[str, str | None], leaf: str) -> list[str]:
 
 
 def latest_leaf(parents: Mapping[str, str | None], when: Callable[[str], float]) -> str | None:
-    """The node without children that was made last."""
+    """The node without children that was made last; of several of one time the one that was written last."""
     inner = set(parents.values())
     leaves = [node for node in parents if node not in inner] or list(parents)
-    return max(leaves, key=when, default=None)
+    return max(reversed(leaves), key=when, default=None)

@@ -7,9 +7,13 @@ thoughts, pictures alone. What a person told ChatGPT about themselves is repeate
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any, BinaryIO
 
+import orjson
+
 from daemon.readers.ai_chats import conversations, latest_leaf, line_of_descent, name_of, text_of
+from daemon.readers.dates import parse_time
 from daemon.readers.json_chats import utc
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
 from daemon.records import BadItem, Heard, LeftOut, Memory, Utterance
@@ -27,7 +31,15 @@ COMPANIONS = frozenset((
     "shared_conversations.json", "export_manifest.json", "group_chats.json", "shopping.json", "sora.json",
     "assets.json", "conversation_asset_file_names.json", "library_files.json",
 ))  # fmt: skip
-_CITED = re.compile("\ue200[^\ue201\n]{0,2000}\ue201|【[^】\n]{0,200}†[^】\n]{0,200}】")
+_MARK = re.compile("\ue200([^\ue200\ue201]{0,20000})\ue201")
+_OLD_CITED = re.compile(r":contentReference\[oaicite:\d{1,4}\](?:\{index=\d{1,4}\})?|【oaicite:\d{1,4}】")
+_CITED = re.compile("【[^】\n]{0,200}†[^】\n]{0,200}】")
+_FRAMED = re.compile(r"```(.*)```", re.DOTALL)  # greedy: the person's words may hold fences
+_ORDERS = re.compile(
+    r"\A(?:(?:Follow the instructions below naturally|All the following instructions should guide your behavior)"
+    r"[^\n]*\n\s*)+"
+)
+_NOTED = re.compile(r"^\d{1,4}\. \[(\d{4}-\d\d-\d\d)\]\.? ?", re.MULTILINE)
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 _THOUGHTS = ("thoughts", "reasoning_recap")
 _TEXTS = ("text", "multimodal_text", "code")
@@ -56,12 +68,14 @@ def _conversation(one: dict[str, Any], number: int, told: set[str]) -> Iterator[
         yield BadItem(where, "it has no `mapping` of messages")
         return
     nodes = {key: node for key, node in mapping.items() if isinstance(node, dict)}
-    parents = {key: node["parent"] if isinstance(node.get("parent"), str) else None for key, node in nodes.items()}
+    parents = _parents(nodes)
     leaf = one.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
-        leaf = latest_leaf(parents, lambda key: _made_at(nodes[key]))
-    name = name_of(one.get("conversation_id")) or name_of(one.get("id")) or where
+        spoken_at = {key: parents[key] for key, node in nodes.items() if isinstance(node.get("message"), dict)}
+        leaf = latest_leaf(spoken_at, lambda key: _made_at(nodes[key]))
     time = _utc(one.get("create_time"))
+    # A place in the file is another one in the next export, and in each of the files that an export is cut into.
+    name = name_of(one.get("conversation_id")) or name_of(one.get("id")) or (f"of {time}" if time else where)
     line = line_of_descent(parents, leaf) if leaf is not None else []
     spoken = 0
     for key in line:
@@ -78,6 +92,21 @@ def _conversation(one: dict[str, Any], number: int, told: set[str]) -> Iterator[
         yield LeftOut("an empty conversation", text=text_of(one.get("title"))[:100], time=time, where=where)
 
 
+def _parents(nodes: dict[str, dict[str, Any]]) -> dict[str, str | None]:
+    """The parent of each node: its own word, else that of the node which counts it among its children."""
+    if all("parent" in node for node in nodes.values()):
+        return {key: node["parent"] if isinstance(node["parent"], str) else None for key, node in nodes.items()}
+    found: dict[str, str | None] = {}
+    for key, node in nodes.items():
+        children = node.get("children")
+        for child in children if isinstance(children, list) else ():
+            if isinstance(child, str):
+                found.setdefault(child, key)
+    return {
+        key: node["parent"] if isinstance(node.get("parent"), str) else found.get(key) for key, node in nodes.items()
+    }
+
+
 def _made_at(node: dict[str, Any]) -> float:
     message = node.get("message")
     made = message.get("create_time") if isinstance(message, dict) else None
@@ -85,6 +114,8 @@ def _made_at(node: dict[str, Any]) -> float:
 
 
 def _utc(seconds: Any) -> str | None:
+    if isinstance(seconds, str):  # as programs write it that take single conversations from the page
+        return parse_time(seconds)
     good = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0
     return utc(int(seconds)) if good and seconds < 1e11 else None
 
@@ -96,11 +127,13 @@ def _message(
     role = author.get("role") if isinstance(author, dict) else None
     content = content if isinstance(content, dict) else {}
     kind = content.get("content_type")
-    if kind in ("user_editable_context", "model_editable_context"):
-        yield from _about_the_person(content, time, told)
+    metadata = message.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if kind in ("user_editable_context", "model_editable_context") or metadata.get("is_user_system_message") is True:
+        yield from _about_the_person(content, metadata.get("user_context_message_data"), time, told)
         return
     text, media = _text(content)
-    reason = _why_not(message, role, kind, text, media)
+    reason = _why_not(message, metadata, role, kind, text)
     if reason is None:
         yield Utterance(SOURCE, name, "", text, raw, time, True, name_of(message.get("id")) or key, None,
                         "user" if role == "user" else "assistant")  # fmt: skip
@@ -108,13 +141,12 @@ def _message(
         yield LeftOut(reason, str(role or ""), text[:300], raw, time, True, where)
 
 
-def _why_not(message: dict[str, Any], role: Any, kind: Any, text: str, media: bool) -> str | None:
-    metadata = message.get("metadata")
+def _why_not(message: dict[str, Any], metadata: dict[str, Any], role: Any, kind: Any, text: str) -> str | None:
     if role == "tool":
         return "what a tool gave"
     if role not in ("user", "assistant"):
         return "a message of the system"
-    if isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation") is True:
+    if metadata.get("is_visually_hidden_from_conversation") is True:
         return "a hidden message"
     if message.get("weight") == 0:
         return "a message that ChatGPT itself passed over"
@@ -145,19 +177,53 @@ def _text(content: dict[str, Any]) -> tuple[str, bool]:
 
 
 def _clean(text: str) -> str:
-    """Without marks of citations, which only ChatGPT's own page can show."""
+    """Without marks of citations, which only ChatGPT's own page can show; what such a mark shows as words stays."""
+    if "oaicite" in text:
+        text = _OLD_CITED.sub("", text)
     if not text.isascii():
-        text = _PRIVATE.sub("", _CITED.sub("", text))
+        text = _PRIVATE.sub("", _CITED.sub("", _MARK.sub(_words_of_a_mark, text)))
     return text.strip()
 
 
-def _about_the_person(content: dict[str, Any], time: str | None, told: set[str]) -> Iterator[Heard]:
-    for key in ("user_profile", "user_instructions", "model_set_context"):
-        text = text_of(content.get(key)).strip()
+def _words_of_a_mark(mark: re.Match[str]) -> str:
+    """Of a name or a link inside the text what a reader of the page sees; of any other mark nothing."""
+    kind, _, rest = mark[1].partition("\ue202")
+    if kind in ("url", "link_title"):
+        return rest.partition("\ue202")[0]
+    if kind != "entity":
+        return ""
+    try:
+        shown = orjson.loads(rest)
+    except orjson.JSONDecodeError:
+        return ""
+    return text_of(shown[1]) if isinstance(shown, list) and len(shown) > 1 else ""
+
+
+def _about_the_person(content: dict[str, Any], data: Any, time: str | None, told: set[str]) -> Iterator[Heard]:
+    """What the person wrote of themselves, and what ChatGPT noted of them, each entry of that for itself."""
+    data = data if isinstance(data, dict) else {}
+    texts: list[tuple[str, str | None, str | None]] = []
+    for own, framed in (("about_user_message", "user_profile"), ("about_model_message", "user_instructions")):
+        text = text_of(data.get(own)).strip() or _unframed(text_of(content.get(framed)))
+        texts.append((text, None, time))
+    noted = text_of(content.get("model_set_context")).strip()
+    places = [*_NOTED.finditer(noted)]
+    texts.append((noted[: places[0].start() if places else None].strip(), None, time))
+    for place, after in zip_longest(places, places[1:]):
+        entry = noted[place.end() : after.start() if after else None].strip()
+        texts.append((entry, place[1], parse_time(place[1]) or time))
+    for text, raw, when in texts:
         if text and text not in told:
             if len(told) < 10_000:
                 told.add(text)
-            yield Memory(type="observation", content=text, time=time, tags=("profile",), source=SOURCE)
+            yield Memory(type="observation", content=text, timestamp=raw, time=when, tags=("profile",), source=SOURCE)
+
+
+def _unframed(text: str) -> str:
+    """The person's words out of the sentences in which ChatGPT hands them to the model."""
+    if text.startswith("The user provided the ") and (found := _FRAMED.search(text)):
+        text = _ORDERS.sub("", found[1].lstrip())
+    return text.strip()
 
 
 READER = StreamReader(SOURCE, _claims, _read, COMPANIONS)

@@ -78,10 +78,18 @@ class Limits:
     settle_minutes: float = 2.0
 
     @property
+    def asks(self) -> frozenset[str]:
+        """The facts that it takes to decide."""
+        asked = {
+            "idle_seconds": self.idle_minutes, "on_battery": not self.on_battery, "load": self.max_load,
+            "gpu_mb": self.gpu_busy_mb, "temperature": self.max_temperature, "free_memory_mb": self.min_free_memory_mb,
+        }  # fmt: skip
+        return frozenset(name for name, limit in asked.items() if limit)
+
+    @property
     def looks(self) -> bool:
         """Whether any sensor has to be read."""
-        return bool(self.idle_minutes or not self.on_battery or self.max_load or self.gpu_busy_mb
-                    or self.max_temperature or self.min_free_memory_mb)  # fmt: skip
+        return bool(self.asks)
 
 
 def trouble(limits: Limits, facts: Facts) -> str | None:

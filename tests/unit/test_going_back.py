@@ -185,11 +185,20 @@ def test_into_an_empty_home_the_ledger_comes_too(
     work(new)
     assert restore(new, str(off))["refilled"] is True
     assert head(new) == head(home)
+    assert audit_is_clean(new, capsys)
     drop(new, "b.jsonl", "two")
     work(new)
     drop(home, "b.jsonl", "two")
     work(home)
     assert head(new)["sha256"] == head(home)["sha256"]  # type: ignore[index]
+    assert audit_is_clean(new, capsys)
+    other = Home(tmp_path / "other")
+    load(other, QUICK | {"profiles": {"anna": {}}}, {})
+    (other.inbox / "anna").mkdir(parents=True)
+    lock, one = Lock(other), Service(other, load(other, QUICK | {"profiles": {"anna": {}}}, {}), trainer=FAKE)
+    one.run(until=one.idle)
+    lock.release()
+    assert "is a snapshot of profile me, not of anna" in str(restore(other, str(off), "anna")["error"])
 
 
 def test_a_crash_between_the_links_and_the_transaction_leaves_nothing(

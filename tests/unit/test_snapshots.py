@@ -130,6 +130,25 @@ def test_an_export_has_its_own_bytes(tmp_path: Path, state: Path) -> None:
     weights.write_bytes(b"torn")
     with pytest.raises(snapshots.Damaged, match="weights is damaged"):
         snapshots.export(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_export_leaves_out_what_was_forgotten(tmp_path: Path, state: Path) -> None:
+    folder = snapshots.create(tmp_path / "snapshots", "2026-11-21", parts(state), {}).path
+    old = snapshots.read(folder)["files"]["progress.jsonl"]["sha256"]
+    (folder / "progress.jsonl").unlink()
+    after = {old: {None}}
+    snapshots.export(folder, tmp_path / "off", lambda sha256: after.get(sha256, set()))
+    assert problems(tmp_path / "off") == [] and "progress.jsonl" not in snapshots.read(tmp_path / "off")["files"]
+
+
+def test_names_of_a_day_go_up_whatever_was_pruned(tmp_path: Path) -> None:
+    for name in ("2026-11-21-2", "2026-11-21-10", "2026-11-20"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    assert snapshots.names_in(tmp_path) == ["2026-11-20", "2026-11-21-2", "2026-11-21-10"]
+    assert snapshots.free_name(tmp_path, "2026-11-21") == "2026-11-21-11"
+    assert snapshots.free_name(tmp_path, "2026-11-22") == "2026-11-22"
 
 
 def test_another_file_system_gets_copies(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

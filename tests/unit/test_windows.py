@@ -1,24 +1,21 @@
 """Hours, conditions with patience, and a pause: when a job may run."""
 
 import json
-from datetime import UTC, datetime
-from pathlib import Path
+import random
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from daemon import hours, ledger
-from daemon.cli.exit_codes import UserError
-from daemon.cli.pause import when
-from daemon.conditions import READ_SECONDS, Sensors
 from daemon.home import Home
-from daemon.ledger import home_meta, jobs, requests
+from daemon.ledger import jobs, requests
 from daemon.lock import Lock
 from daemon.rules.windows import Facts, Limits, Patience, next_opening, open_at, outside, unsettled
 from daemon.service import Service
 from daemon.settings import load
 from daemon.settings_layers import SettingsError
-from tests.unit.test_service import FAKE, QUICK, drop, work
+from tests.unit.test_service import FAKE, QUICK, drop
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -59,13 +56,44 @@ def test_a_window_may_be_one_text_or_several(home: Home) -> None:
 
 def test_the_next_opening_over_a_change_of_clocks() -> None:
     night = [hours.parse("02:30-05:00")]
-    before = datetime(2026, 3, 28, 12, tzinfo=UTC)  # on the 29th 02:30 is not there in Berlin
-    assert next_opening(night, before, BERLIN) == datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
+    before = datetime(2026, 3, 28, 12, tzinfo=UTC)  # on the 29th 02:00 to 03:00 are not there in Berlin
+    assert next_opening(night, before, BERLIN) == datetime(2026, 3, 29, 1, tzinfo=UTC)  # 03:00, behind the gap
+    assert next_opening([hours.parse("02:10-02:50")], before, BERLIN) == datetime(2026, 3, 30, 0, 10, tzinfo=UTC)
+    assert next_opening([hours.parse("sun 02:10-02:50")], before, BERLIN) == datetime(2026, 4, 5, 0, 10, tzinfo=UTC)
     twice = datetime(2026, 10, 24, 12, tzinfo=UTC)  # on the 25th 02:30 comes twice
     assert next_opening(night, twice, BERLIN) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    back = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 for the second time: it was open, and is shut again
+    assert not open_at(night, back.astimezone(BERLIN))
+    assert next_opening(night, back, BERLIN) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+    into = datetime(2026, 10, 25, 0, 40, tzinfo=UTC)  # 02:40, after its end; at 03:00 the clocks go back into it
+    assert next_opening([hours.parse("00:00-02:30")], into, BERLIN) == datetime(2026, 10, 25, 1, tzinfo=UTC)
     assert next_opening([hours.parse("sat 10:00-11:00")], datetime(2026, 11, 21, 11, tzinfo=UTC), BERLIN) == datetime(
         2026, 11, 28, 9, tzinfo=UTC
     )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_next_opening_is_the_first_open_minute(seed: int) -> None:
+    """Against minutes that are tried one after another, around changes of clocks and days that a zone leaves out."""
+    rng = random.Random(seed)
+    name, day = rng.choice(
+        [("Europe/Berlin", "2026-03-28"), ("Europe/Berlin", "2026-10-24"), ("America/Sao_Paulo", "2018-11-03"),
+         ("Australia/Lord_Howe", "2026-04-04"), ("Pacific/Apia", "2011-12-29"), ("Asia/Kathmandu", "2026-11-21")]
+    )  # fmt: skip
+    zone = ZoneInfo(name)
+    days = ("", "mon-fri ", "sat,sun ", "sun ")
+    windows = []
+    for _ in range(rng.randint(1, 3)):
+        begin, length = rng.randrange(0, 1440, 10), rng.randrange(10, 1440, 10)
+        end = (begin + length) % 1440
+        text = f"{rng.choice(days)}{begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02}"
+        windows.append(hours.parse(text))
+    now = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(minutes=rng.randrange(48 * 60))
+    if open_at(windows, now.astimezone(zone)):
+        return
+    minutes = (now + timedelta(minutes=n) for n in range(1, 9 * 1440))
+    first = next((at for at in minutes if open_at(windows, at.astimezone(zone))), None)
+    assert next_opening(windows, now, zone) == first, (name, windows, now)
 
 
 def test_the_sentence_says_when_it_opens() -> None:
@@ -111,54 +139,6 @@ def test_each_condition(limits: Limits, good: Facts, bad: Facts) -> None:
     assert "training.when." in str(unsettled(limits, bad, Patience(), 0, running=False))
 
 
-# -- sensors -----------------------------------------------------------------------------------------
-
-
-def program(folder: Path, name: str, text: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-    (folder / name).chmod(0o755)
-
-
-def put(root: Path, path: str, text: str) -> None:
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_text(f"{text}\n")
-
-
-def test_sensors_against_trees_and_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    told = 'case "$1" in --query-gpu*) echo 64;; *) printf "1, 700\\n2, [N/A]\\n";; esac'
-    program(tmp_path / "bin", "nvidia-smi", told)
-    program(tmp_path / "bin", "loginctl", "echo IdleHint=no; echo IdleSinceHint=0")
-    sys = tmp_path / "sys"
-    put(sys, "class/power_supply/AC/type", "Mains")
-    put(sys, "class/power_supply/AC/online", "0")
-    put(sys, "class/power_supply/BAT0/type", "Battery")
-    put(sys, "class/power_supply/BAT0/status", "Discharging")
-    put(sys, "class/thermal/thermal_zone0/temp", "51000")
-    now = [100.0]
-    limits = Limits((), 5, False, 0.5, 1, 1, 1)
-    sensors = Sensors(limits, clock=lambda: now[0], sys=sys, dev=tmp_path / "none")
-    facts = sensors.read(None)
-    assert facts is not None and sensors.read(None) is None  # ten seconds have not passed
-    assert (facts.idle_seconds, facts.on_battery, facts.gpu_mb, facts.temperature) == (0.0, True, 700.0, 64.0)
-    assert facts.load is None and facts.free_memory_mb and facts.free_memory_mb > 10
-    now[0] += READ_SECONDS
-    put(sys, "class/power_supply/AC/online", "1")
-    program(tmp_path / "bin", "nvidia-smi", "exit 9")
-    program(tmp_path / "bin", "loginctl", "exit 1")
-    facts = sensors.read(None)
-    assert facts is not None and facts.load is not None and 0 <= facts.load < 5
-    assert (facts.on_battery, facts.gpu_mb, facts.temperature) == (False, None, 51.0)
-    assert facts.idle_seconds is not None and facts.idle_seconds > 10**6  # nobody was ever there
-
-
-def test_a_machine_without_anything_knows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    facts = Sensors(Limits((), 0, False, 0.0, 1, 1, 0), sys=tmp_path).read(None)
-    assert facts == Facts()
-
-
 # -- the service -------------------------------------------------------------------------------------
 
 
@@ -202,28 +182,3 @@ def test_train_now_is_stronger_than_hours_and_a_pause_stronger_than_both(home: H
     assert asked("resume")["paused"] is None
     assert "outside its window" in str(asked("train", now=False)["error"])
     assert asked("train", now=True)["head"]
-
-
-def test_a_pause_ends_by_itself(home: Home) -> None:
-    work(home)
-    with ledger.open_home(home.database, write=True) as db:
-        home_meta.put(db, home_meta.PAUSED, "2026-11-22T07:00:00Z")
-        assert home_meta.paused(db, "2026-11-22T06:59:59Z") == "paused until 2026-11-22 07:00 UTC: engramd resume"
-        assert home_meta.paused(db, "2026-11-22T07:00:00Z") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("07:00", "2026-11-22T07:00:00+01:00"), ("23:30", "2026-11-21T23:30:00+01:00"),
-     ("2h", "2026-11-21T20:00:00+00:00"),
-     ("2026-12-24", "2026-12-24T00:00:00+01:00"), ("2026-12-24 18:00", "2026-12-24T18:00:00+01:00")],
-)  # fmt: skip
-def test_until(text: str, expected: str) -> None:
-    now = datetime(2026, 11, 21, 19, tzinfo=BERLIN)
-    assert when(text, now) == datetime.fromisoformat(expected)
-
-
-@pytest.mark.parametrize("text", ["soon", "2020-01-01", "25:00", ""])
-def test_until_that_is_none(text: str) -> None:
-    with pytest.raises(UserError, match="--until"):
-        when(text, datetime(2026, 11, 21, 19, tzinfo=BERLIN))
