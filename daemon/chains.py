@@ -102,14 +102,12 @@ def point(current_model: Path, chains: Path, chain: int) -> None:
     durable.fsync_dir(current_model.parent)
 
 
-def prune(chains: Path, chain: int, keep: int, protected: set[int]) -> list[int]:
-    """Keep the newest `keep` checkpoints of a chain and the protected steps; gives the removed steps."""
-    steps = sorted(
-        step
-        for entry in (chains / str(chain)).iterdir()
-        if (step := names.checkpoint_step(entry.name)) is not None
-    )
-    removed = [step for step in steps[: -max(keep, 1)] if step not in protected]
-    for step in removed:
-        shutil.rmtree(folder(chains, chain, step))
-    return removed
+def looks_whole(checkpoint: Path, sha256: str) -> bool:
+    """Whether it is the one with this manifest and each file has its size. Reads no weights: `verify` does."""
+    if manifest_sha256(checkpoint) != sha256:
+        return False
+    files = json.loads((checkpoint / names.MANIFEST).read_bytes())["files"]
+    try:
+        return all((checkpoint / name).stat().st_size == told["size"] for name, told in files.items())
+    except OSError:
+        return False

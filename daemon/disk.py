@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def used_bytes(paths: Iterable[Path]) -> dict[Path, int]:
     for path in paths:
         sizes[path] = sum(_blocks(entry, seen) for entry in _files(path))
     return sizes
+
+
+def freed_bytes(groups: Iterable[Iterable[Path]]) -> list[int]:
+    """Bytes on the disk that come free with each of these groups, if they are removed one after the other: a file's
+    blocks with the last of its names. What has a name elsewhere, in this home or not, frees nothing."""
+    left: dict[tuple[int, int], int] = {}
+    return [sum(_freed(entry, left) for path in group for entry in _files(path)) for group in groups]
+
+
+def _freed(path: str, left: dict[tuple[int, int], int]) -> int:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    inode = (status.st_dev, status.st_ino)
+    left[inode] = left.get(inode, 1 if stat.S_ISDIR(status.st_mode) else status.st_nlink) - 1
+    return status.st_blocks * 512 if left[inode] == 0 else 0
 
 
 def _files(path: Path) -> Iterable[str]:

@@ -229,6 +229,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_durable(path: Path) -> None:
+    """As `remove`, and the old name is durably gone before anything below it goes: a power cut leaves no half of it."""
+    if path.is_dir() and not path.is_symlink():
+        gone = path.parent / f"{GONE_PREFIX}{secrets.token_hex(8)}"
+        rename_durable(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+        fsync_dir(path.parent)
+
+
 def remove_gone(folder: Path) -> None:
     for path in [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(GONE_PREFIX)]:
         shutil.rmtree(path, ignore_errors=True)

@@ -33,6 +33,7 @@ class Target:
     step: int
     sha256: str
     reason: str
+    hold: bool = False  # what is untrained by it waits for a person, not for the next job
 
 
 def is_empty(world: World) -> bool:
@@ -87,6 +88,29 @@ def target_of(world: World, folder: Path) -> Target:
                      f"engramd snapshot verify shows which snapshots are whole")  # fmt: skip
 
 
+def version_target(world: World, number: int | None, *, train_again: bool) -> Target:
+    """Of a version that was promoted once, or of the base (None). Raises ValueError where it cannot be gone to."""
+    if number is None:
+        return Target(None, None, 0, "", "reset to the base by hand", hold=not train_again)
+    row = jobs.version(world.db, number)
+    if row is None or row["state"] not in ("promoted", "undone"):
+        state = "there is none" if row is None else f"it is {row['state']}"
+        raise ValueError(f"v{number} is no version to go back to: {state}; engramd models lists them")
+    reason, step = f"rolled back to v{number} by hand", row["step"]
+    places = [chains.folder(world.paths.chains, point["chain"], point["step"])
+              for point in jobs.checkpoints(world.db) if point["sha256"] == row["checkpoint_sha256"]]  # fmt: skip
+    top = folder_of(world.home, world.name)
+    for name in reversed(snapshots.names_in(top)):
+        places += sorted((top / name / "chains").glob(f"*/{names.CHECKPOINT_PREFIX}{step}"))
+    for place in places:
+        try:
+            chains.verify(place, row["checkpoint_sha256"])
+        except chains.DamagedCheckpoint:
+            continue
+        return Target(number, place, step, row["checkpoint_sha256"], reason, hold=not train_again)
+    raise ValueError(f"the checkpoint of v{number} is on this disk no more: it was pruned, and no snapshot has it")
+
+
 def dry_run(world: World, target: Target) -> dict[str, Any]:
     """What `go` would do. Changes nothing."""
     change = lineage.move_to(world.db, target.version)
@@ -132,7 +156,7 @@ def go(world: World, home_db: Any, target: Target, now: str) -> dict[str, Any]:
             jobs.insert_chain(db, chain, old["key_sha256"], json.loads(old["key"]), target.reason, now)
             lineage.add_checkpoint(db, chain, target.step, target.sha256, now)
         place = {"chain": chain, "step": target.step, "sha256": target.sha256} if chain else None
-        lineage.move(db, target.version, place, target.reason, now)
+        lineage.move(db, target.version, place, target.reason, now, hold=target.hold)
     outcome.tidy(world)
     _log.info("head_moved", profile=world.name, reason=target.reason, version=target.version, step=target.step,
               undone=told["undone"], untrained=told["untrained"])  # fmt: skip

@@ -36,6 +36,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("held", "waiting"),
         ("held", "discarded"),
         ("trained", "waiting"),  # the head went back to before it was trained
+        ("trained", "held"),  # and a person decides whether it is trained again
         *((state, "trained") for state in ("waiting", "skipped", "held", "discarded")),  # and on again
         *((state, "forgotten") for state in ("waiting", "held", "held_out", "skipped", "trained", "discarded")),
     ),

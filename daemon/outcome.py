@@ -6,7 +6,7 @@ adopted if it is there already; leftovers go last.
 
 from typing import Any
 
-from daemon import chains, jobdir, supervisor
+from daemon import chains, jobdir, registry, supervisor
 from daemon.ledger import Database, batches, jobs, lineage, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.rules import planning, promotion
@@ -74,11 +74,11 @@ def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: st
     own_end = ended.signal is None and not orphan
     tail = jobdir.tail_log(folder) if own_end else ""
     how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
-    if own_end and ended.code == ExitCode.NO_DEVICE:
-        how = "the disk had no room for it"
     reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
+    no_room = own_end and (ended.code == ExitCode.NO_DEVICE or _DISK_FULL in tail)
+    if no_room:  # not even for the result, or the log
+        reason = f"the disk of {folder} was full while the trainer wrote: free some space, and it goes on by itself"
     _log.warning("trainer_crashed", profile=world.name, job=job["id"], reason=reason)
-    no_room = ended.code == ExitCode.NO_DEVICE or _DISK_FULL in tail  # on a full disk neither result nor log may be
     machine = own_end and (no_room or not (folder / names.PROGRESS).exists())
     stopped = orphan or machine or (ended.asked and ended.why_asked in (None, "held"))
     from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
@@ -195,6 +195,9 @@ def tidy(world: World) -> None:
         chains.point(paths.current_model, paths.chains, head["chain"])
         protected = _protected_steps(world, head)
         chains.prune(paths.chains, head["chain"], world.most_checkpoints, protected)
+    told = registry.mirror(world.db, base_model=world.recipe.base_model, chains=paths.chains)
+    if told["training_history"]:
+        registry.write(paths.registry, told)
     for job in jobs.ended(world.db):
         folder = paths.jobs / str(job["folder"])
         if (folder / names.PARENT).exists() or jobdir.newest_checkpoint(folder):

@@ -292,6 +292,9 @@ class Service:
         world, ingestion, training = self._worlds[request["profile"]]
         if request["command"] == "schedule_run":
             return self._schedule.run_now(request, arguments["task"], self._do_task)
+        if request["command"] == "rollback":
+            target = going_back.version_target(world, arguments["version"], train_again=arguments["train_again"])
+            return self._go(world, training, target, now)
         if request["command"] == "restore":
             return self._restore(world, training, arguments["snapshot"], now)
         settled = not (ingestion.busy or self._inbox_waits)
@@ -306,7 +309,9 @@ class Service:
             going_back.settle_in(self._worlds[world.name][0], self._db, now)
             self.recover()
             return told
-        target = going_back.target_of(world, folder)
+        return self._go(world, training, going_back.target_of(world, folder), now)
+
+    def _go(self, world: World, training: Training, target: going_back.Target, now: str) -> dict[str, Any] | None:
         if not going_back.job_out_of_the_way(world, training, f"the head goes back: {target.reason}"):
             return None
         return going_back.go(world, self._db, target, now)

@@ -181,7 +181,7 @@ def _restore(args: argparse.Namespace) -> int:
         _tell(args, told, dry=True)
         return Exit.OK
     if not args.yes and sys.stdin.isatty():
-        print("\n".join(_lines(told, dry=True)))
+        print("\n".join(lines_of_move(told, dry=True)))
         if input("go back to it? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was changed")
             return Exit.OK
@@ -214,10 +214,10 @@ def _tell(args: argparse.Namespace, told: dict[str, Any], *, dry: bool) -> None:
     if args.json:
         print_json({"profile": args.profile, "dry_run": dry, **told})
     else:
-        print("\n".join(_lines(told, dry=dry)))
+        print("\n".join(lines_of_move(told, dry=dry)))
 
 
-def _lines(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
+def lines_of_move(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
     if told.get("refilled"):
         yield "nothing has happened in this home: the snapshot's files and its ledger " + (
             "would be put here" if dry else "are here now")  # fmt: skip
@@ -232,11 +232,15 @@ def _lines(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
         yield f"  in it again: {', '.join(f'v{one}' for one in told['redone'])}"
     if told["untrained"]:
         number = drawing.plural(told["untrained"], "memory")
-        yield f"  {number} {would}wait again, and train once more with the next job"
+        if told.get("held"):
+            yield f"  {number} {would}be held until you say so: engramd status, then retry or discard each batch"
+        else:
+            yield f"  {number} {would}wait again, and train once more with the next job"
         some = told["batches"][:10]
         more = f" and {len(told['batches']) - 10} more" if len(told["batches"]) > 10 else ""
         yield f"    of {', '.join(some)}{more}"
-        yield "    one that should not: engramd forget --batch N, or engramd pause before it"
+        if not told.get("held"):
+            yield "    one that should not: engramd forget --batch N, or engramd pause before it"
     else:
         yield "  no memory has to be trained again"
     yield "  kept: every ledger row, file and version; nothing is removed"

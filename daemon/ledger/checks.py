@@ -10,7 +10,7 @@ _NEW_IN = """SELECT count(*) FROM job_memories jm JOIN jobs j ON j.id = jm.job
     WHERE jm.memory = m.seq AND jm.use='new' AND j.state"""
 _PROMOTED = f"({_NEW_IN} = 'promoted')"
 _OPEN = f"({_NEW_IN} IN ('frozen','running','finished'))"
-_ENDED_BADLY = f"({_NEW_IN} IN ('failed','refused'))"
+_ENDED_BADLY = f"({_NEW_IN} IN ('failed','refused','undone'))"
 
 
 def unsound(db: Database) -> list[str]:

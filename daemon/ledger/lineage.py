@@ -61,9 +61,12 @@ def _marks(values: list[int]) -> str:
     return ",".join("?" * len(values)) or "NULL"
 
 
-def move(db: Database, version: int | None, place: dict[str, Any] | None, reason: str, now: str) -> Move:
+def move(
+    db: Database, version: int | None, place: dict[str, Any] | None, reason: str, now: str, *, hold: bool = False
+) -> Move:
     """Move the head, in the caller's one transaction: `place` is {"chain", "step", "sha256"} of the version's
-    checkpoint, None for the base. What was trained only above the new head waits again, in its old order."""
+    checkpoint, None for the base. What was trained only above the new head waits again, in its old order; with `hold`
+    it is held with its batches until a person decides."""
     change = move_to(db, version)
     head = db.one("SELECT chain, step FROM head") or {"chain": None, "step": None}
     gone, back = _marks(change.undone), _marks(change.redone)
@@ -71,8 +74,8 @@ def move(db: Database, version: int | None, place: dict[str, Any] | None, reason
         db.execute(f"UPDATE versions SET state='{state}' WHERE id IN ({marks})", ids)
         db.execute(f"UPDATE jobs SET state='{state}' WHERE id IN (SELECT job FROM versions WHERE id IN ({marks}))", ids)
     db.execute(
-        f"UPDATE memories SET state='waiting', reason=NULL WHERE state='trained' AND seq IN ({_OF} IN ({gone}))",
-        change.undone,
+        f"UPDATE memories SET state=?, reason=? WHERE state='trained' AND seq IN ({_OF} IN ({gone}))",
+        ("held" if hold else "waiting", reason if hold else None, *change.undone),
     )
     db.execute(
         f"""UPDATE memories SET state='trained', reason=NULL WHERE state IN ('waiting','skipped','held','discarded')
@@ -82,8 +85,15 @@ def move(db: Database, version: int | None, place: dict[str, Any] | None, reason
     db.execute(
         """UPDATE batches SET state='read' WHERE state='done' AND EXISTS (
             SELECT 1 FROM memories m WHERE m.seq BETWEEN batches.first_seq AND batches.last_seq
-            AND m.batch = batches.id AND m.state='waiting')"""
+            AND m.batch = batches.id AND m.state IN ('waiting','held'))"""
     )
+    if hold:
+        db.execute(
+            """UPDATE batches SET state='held', reason=? WHERE state='read' AND EXISTS (
+                SELECT 1 FROM memories m WHERE m.seq BETWEEN batches.first_seq AND batches.last_seq
+                AND m.batch = batches.id AND m.state='held')""",
+            (reason,),
+        )
     batches.close_settled(db, [row["id"] for row in batches.in_state(db, "read")])
     if place is None or version is None:
         db.execute("DELETE FROM head")

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import ijson
 
 from daemon.readers.json_chats import BROKEN, Feed
-from daemon.readers.json_items import Items
+from daemon.readers.json_items import LARGEST, Items
 from daemon.readers.shape import normal_text
 from daemon.records import BadItem
 
@@ -20,12 +20,21 @@ def conversations(stream: BinaryIO) -> Iterator[Conversation | BadItem]:
     first = b""
     while not first and (piece := stream.read(64)):
         first = piece.lstrip()
-    values: Iterable[Any]
     if first[:1] == b"[":
-        values = Items(stream.read, first[1:])
-    else:
-        stream.seek(start)
-        values = ijson.items(Feed(stream), "", use_float=True, multiple_values=True)
+        yield from _numbered(Items(stream.read, first[1:]))
+        return
+    stream.seek(start)
+    line = b""
+    while not line and (piece := stream.readline(LARGEST)):
+        line = piece.strip()
+    if _value(line) is not None:
+        yield from _lines(line, stream)
+        return
+    stream.seek(start)
+    yield from _numbered(_one_or_more(stream))
+
+
+def _numbered(values: Iterable[Any]) -> Iterator[Conversation | BadItem]:
     number = 0
     try:
         for value in values:
@@ -36,6 +45,52 @@ def conversations(stream: BinaryIO) -> Iterator[Conversation | BadItem]:
                 yield BadItem(f"conversation {number}", "it is no object")
     except BROKEN:
         yield BadItem(f"after conversation {number}", "the file ends too early, or is damaged there")
+
+
+def _lines(line: bytes, stream: BinaryIO) -> Iterator[Conversation | BadItem]:
+    """One object a line: a line that is none costs no other."""
+    number = 0
+    while line:
+        value = _value(line)
+        number += 1
+        yield BadItem(f"conversation {number}", "its line is no JSON object, or is cut") if value is None else value
+        line = b""
+        while not line and (piece := stream.readline(LARGEST)):
+            line = piece.strip()
+
+
+def _value(line: bytes) -> Conversation | None:
+    """The object that a line is, halves of characters made whole; None where it is none."""
+    if not line.startswith(b"{"):
+        return None
+    items = Items(lambda most: b"", line + b"]")
+    try:
+        values = list(items)
+    except BROKEN:
+        return None
+    return values[0] if len(values) == 1 and isinstance(values[0], dict) and not items.rest else None
+
+
+def _one_or_more(stream: BinaryIO) -> Iterator[Any]:
+    """One object over many lines; several such, where a program wrote them so."""
+    start, ended, some = stream.tell(), False, False
+
+    def more(most: int) -> bytes:
+        nonlocal ended
+        piece = b"" if ended else stream.read(most)
+        closing = not piece and not ended
+        ended = ended or closing
+        return b"]" if closing else piece
+
+    try:
+        for value in Items(more):
+            some = True
+            yield value
+    except BROKEN:
+        if some:
+            raise
+        stream.seek(start)
+        yield from ijson.items(Feed(stream), "", use_float=True, multiple_values=True)
 
 
 def text_of(value: Any) -> str:

@@ -133,15 +133,17 @@ def _message(
         yield from _about_the_person(content, metadata.get("user_context_message_data"), time, told)
         return
     text, media = _text(content)
-    reason = _why_not(message, metadata, role, kind, text)
+    reason = _why_not(message, metadata, role, kind)
+    if reason is None and not text:
+        reason = "a picture, sound or file alone" if media else "an empty message"
     if reason is None:
         yield Utterance(SOURCE, name, "", text, raw, time, True, name_of(message.get("id")) or key, None,
                         "user" if role == "user" else "assistant")  # fmt: skip
-    elif text or media:
+    elif text or media or kind in _THOUGHTS or reason == "an empty message":
         yield LeftOut(reason, str(role or ""), text[:300], raw, time, True, where)
 
 
-def _why_not(message: dict[str, Any], metadata: dict[str, Any], role: Any, kind: Any, text: str) -> str | None:
+def _why_not(message: dict[str, Any], metadata: dict[str, Any], role: Any, kind: Any) -> str | None:
     if role == "tool":
         return "what a tool gave"
     if role not in ("user", "assistant"):
@@ -156,7 +158,7 @@ def _why_not(message: dict[str, Any], metadata: dict[str, Any], role: Any, kind:
         return "a thought of the model"
     if kind not in _TEXTS:
         return f"content of the kind {' '.join(text_of(kind)[:40].split()) or 'unknown'}"
-    return None if text else "a picture, sound or file alone"
+    return None
 
 
 def _text(content: dict[str, Any]) -> tuple[str, bool]:

@@ -1,180 +1,257 @@
-"""HTML of Gemini's activity as text, and the entries of `MyActivity.html`, read in pieces."""
+"""HTML of Gemini's activity as text, and the entries of Takeout's `MyActivity.html`, read in pieces.
 
+An entry is an `outer-cell`: its `header-cell` names the product, its first `content-cell` holds the prompt, a line
+with the time and the answer, and the small print (`Details`) may link to the chat (seen in exports).
+"""
+
+import codecs
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import tzinfo
 from html.parser import HTMLParser
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from daemon.readers.ai_chats import text_of
-from daemon.readers.dates import local_to_utc
+from daemon.readers.takeout_dates import time_of
+
+CHAT = re.compile(r"(?:gemini|bard)\.google\.com/(?:u/\d+/)?(?:app|chat|gem/[^/?#]+)/(?:c/)?([0-9A-Za-z_-]{4,})")
 
 _BLOCKS = frozenset((
-    "p", "div", "br", "li", "tr", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "hr",
+    "p", "div", "br", "tr", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "hr", "blockquote",
 ))  # fmt: skip
+_HIDDEN = frozenset(("script", "style", "template", "noscript"))
+# Signs that no text holds stand for what tidying may not touch: space, tab and line end of code, a link to a file,
+# a link to a Gem.
+_SPACE, _TAB, _END, _FILE, _GEM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
+_SIGNS = re.compile("[\ufdd0-\ufdd4\x00]")
+_CODE = str.maketrans({" ": _SPACE, "\t": _TAB, "\n": _END})
+_WORDS = str.maketrans({_SPACE: " ", _TAB: "\t", _END: "\n", _FILE: None, _GEM: None})
 _GAPS = re.compile(r"\n{3,}")
 _SPACES = re.compile(r"[ \t]*\n[ \t]*")
+_LONE_MARK = re.compile(r"(^|\n)(-|\d{1,4}\.)[ \t]*\n+(?=[^\s-])")
+_FILE_LINE = re.compile(rf"[-–•]?\s*{_FILE}.*", re.DOTALL)
+_HOLDER = re.compile(r"https?://googleusercontent\.com/\S*")
 _DEEPEST = 500
 _MOST_TEXT = 1 << 22  # characters of one entry
-# Hours from UTC of the short names that Takeout writes; CST and others that mean several are taken as in the US.
-_ZONES = {
-    "UTC": 0, "GMT": 0, "Z": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "MEZ": 1, "CEST": 2, "MESZ": 2, "EET": 2,
-    "EEST": 3, "MSK": 3, "IST": 5.5, "JST": 9, "AEST": 10, "AEDT": 11, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5,
-    "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
-}  # fmt: skip
-_MONTHS = {name: number for number, name in enumerate(
-    ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}  # fmt: skip
-_DATE = re.compile(
-    r"(?:(?P<mon>[A-Z][a-z]{2,8})\.? (?P<d1>\d{1,2}), (?P<y1>\d{4})"
-    r"|(?P<d2>\d{1,2}) (?P<mon2>[A-Z][a-z]{2,8})\.? (?P<y2>\d{4})"
-    r"|(?P<d3>\d{1,2})\.(?P<m3>\d{1,2})\.(?P<y3>\d{4}))"
-    r",? (?P<h>\d{1,2}):(?P<mi>\d\d):(?P<s>\d\d)(?: ?(?P<half>[AP]M))?(?: (?P<zone>[A-Z]{1,5})(?P<off>[+-]\d{1,2})?)?$"
-)
+_MOST_UNFINISHED = 1 << 20  # characters of a tag that does not end
 
-Found = tuple[str, str | None, str | None, str | None, bool, str | None]
+
+class Cell(NamedTuple):
+    """One entry. `product` is "" where the page does not name it, `answer` None where there is none."""
+
+    product: str
+    prompt: str
+    answer: str | None
+    raw: str | None
+    time: str | None
+    zone_known: bool
+    chat: str | None
+    files: tuple[str, ...]
+
+
+class _Words:
+    """Collects text as a page shows it: blocks apart, items marked, cells of a table apart, code untouched."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self._hidden = 0
+        self._code = 0
+        self._lists: list[int] = []  # the next number of each list that is open; 0: it has none
+        self._first = True  # of the cells of a row
+
+    def start(self, tag: str, href: str = "") -> None:
+        if tag in _HIDDEN:
+            self._hidden += 1
+        elif tag == "li":
+            number = self._lists[-1] if self._lists else 0
+            self.parts.append(f"\n{number}. " if number else "\n- ")
+            if number:
+                self._lists[-1] += 1
+        elif tag in ("td", "th"):
+            if not self._first:
+                self.parts.append(" | ")
+            self._first = False
+        elif tag == "a" and href:
+            if "/gems/" in href or "gemini.google.com/gem/" in href:
+                self.parts.append(_GEM)
+            elif "://" not in href and not href.startswith(("#", "mailto:")):
+                self.parts.append(_FILE)
+        elif tag in _BLOCKS:
+            self._block(tag)
+            if tag in ("ul", "ol") and len(self._lists) < _DEEPEST:
+                self._lists.append(1 if tag == "ol" else 0)
+            self._code += tag == "pre"
+            self._first = self._first or tag == "tr"
+
+    def end(self, tag: str) -> None:
+        if tag in _HIDDEN:
+            self._hidden = max(0, self._hidden - 1)
+        elif tag in _BLOCKS and tag != "br":
+            self._block(tag)
+            if tag in ("ul", "ol") and self._lists:
+                self._lists.pop()
+            self._code = max(0, self._code - (tag == "pre"))
+
+    def _block(self, tag: str) -> None:
+        if self._code and tag == "br":
+            self.parts.append(_END)
+        else:
+            self.parts.append("\n\n" if tag in ("p", "pre", "table") else "\n")
+
+    def data(self, text: str) -> None:
+        if self._hidden:
+            return
+        text = _SIGNS.sub("", text)
+        self.parts.append(text.translate(_CODE) if self._code else text)
 
 
 class _Plain(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._hidden = 0
+        self.words = _Words()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "style"):
-            self._hidden += 1
-        elif tag == "li":
-            self.parts.append("\n- ")
-        elif tag in _BLOCKS:
-            self.parts.append("\n\n" if tag == "p" else "\n")
+        self.words.start(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("script", "style"):
-            self._hidden = max(0, self._hidden - 1)
-        elif tag in _BLOCKS and tag not in ("br", "li"):
-            self.parts.append("\n\n" if tag == "p" else "\n")
+        self.words.end(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)
+        self.words.data(data)
 
 
 def plain(html: str) -> str:
-    """The text of a piece of HTML: paragraphs apart, items of lists with a dash."""
+    """The text of a piece of HTML: paragraphs apart, items of lists with a mark, code as it stands."""
     parser = _Plain()
     whole = html.rfind(">") + 1
     parser.feed(html[:whole] + html[whole:].replace("<", ""))  # a tag that never ends is no tag, and costs much
     parser.close()
-    text = "".join(parser.parts).replace("\u00a0", " ")
-    return _GAPS.sub("\n\n", _SPACES.sub("\n", text)).strip()
+    return _tidy("".join(parser.words.parts))
+
+
+def _tidy(text: str) -> str:
+    text = _SPACES.sub("\n", text.replace("\u00a0", " "))
+    text = _GAPS.sub("\n\n", _LONE_MARK.sub(r"\1\2 ", text))
+    return text.strip().translate(_WORDS).rstrip().lstrip("\n")
 
 
 class _Cells(HTMLParser):
-    """Collects the text of each `outer-cell`: what stands in its first `content-cell` with text."""
+    """Collects each `outer-cell`: its product, what stands in its first `content-cell` with text, its chat."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.done: list[tuple[str, str | None]] = []  # (text, id of the chat)
+        self.done: list[tuple[str, str, str | None]] = []  # (product, text, id of the chat)
         self._depth = 0  # of divs, inside an outer cell
         self._content = 0  # depth at which the content cell began
-        self._parts: list[str] = []
+        self._header = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._words = _Words()
+        self._title: list[str] = []
         self._size = 0
-        self._chat: str | None = None
+        self._linked: str | None = None  # the chat that the small print links to
+        self._within: str | None = None  # the first one that the entry itself links to
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        classes = next((value or "" for name, value in attrs if name == "class"), "").split()
         if tag == "div":
+            classes = next((value or "" for name, value in attrs if name == "class"), "").split()
             if "outer-cell" in classes:
                 self._close()
                 self._depth = 1
                 return
             if self._depth:
                 self._depth = min(self._depth + 1, _DEEPEST)
-                if "content-cell" in classes and not self._content and not self._parts:
+                if "header-cell" in classes and not self._content:
+                    self._header = self._depth
+                elif "content-cell" in classes and not self._content and not self._words.parts:
                     self._content = self._depth
                     return
+        if not self._depth:
+            return
+        href = next((value or "" for name, value in attrs if name == "href"), "") if tag == "a" else ""
+        found = CHAT.search(href) if href else None
         if self._content:
-            href = next((value or "" for name, value in attrs if name == "href"), "")
-            found = re.search(r"/app/([0-9a-zA-Z]+)", href)
-            self._chat = found[1] if found else self._chat
-            if tag == "br":
-                self._parts.append("\n")
-            elif tag == "li":
-                self._parts.append("\n- ")
-            elif tag in _BLOCKS:
-                self._parts.append("\n\n" if tag == "p" else "\n")
+            self._words.start(tag, "" if found else href)
+            self._within = self._within or (found[1] if found else None)
+        elif found and self._linked is None:
+            self._linked = found[1]
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "div" and self._depth:
-            if self._content == self._depth:
-                self._content = 0
+            self._content = 0 if self._content == self._depth else self._content
+            self._header = 0 if self._header == self._depth else self._header
             self._depth -= 1
             if not self._depth:
                 self._close()
-        elif self._content and tag in _BLOCKS and tag not in ("br", "li"):
-            self._parts.append("\n\n" if tag == "p" else "\n")
+        elif self._content:
+            self._words.end(tag)
 
     def handle_data(self, data: str) -> None:
         if self._content and self._size < _MOST_TEXT:
-            self._parts.append(data)
+            self._words.data(data)
             self._size += len(data)
+        elif self._header and len(self._title) < 100:
+            self._title.append(data)
 
     def close(self) -> None:
         super().close()
         self._close()
 
     def _close(self) -> None:
-        if self._parts:
-            self.done.append(("".join(self._parts), self._chat))
-        self._parts, self._size, self._chat, self._content, self._depth = [], 0, None, 0, 0
+        if self._words.parts:
+            product = " ".join("".join(self._title)[:200].split())
+            self.done.append((product, "".join(self._words.parts), self._linked or self._within))
+        self._depth = self._content = self._header = 0
+        self._clear()
 
 
-def entries(stream: BinaryIO, zone: tzinfo | None) -> Iterator[Found]:
-    """(prompt, answer, raw time, UTC, whether its zone is known, id of the chat) of each entry, in the file's order."""
+def entries(stream: BinaryIO, zone: tzinfo | None) -> Iterator[Cell]:
+    """Each entry of the page, in the file's order. Times that tell no zone are taken in `zone`."""
     parser = _Cells()
+    letters = codecs.getincrementaldecoder("utf-8")("replace")
     while piece := stream.read(1 << 16):
-        # A piece may end inside a character: the parser keeps what is unfinished, so cut at a line or a tag.
-        rest = piece if piece.endswith((b">", b"\n")) else piece + stream.readline(1 << 16)
-        parser.feed(rest.decode("utf-8", "replace").replace("\x00", ""))
-        for text, chat in parser.done:
-            yield _split(text, chat, zone)
+        parser.feed(letters.decode(piece))
+        if len(parser.rawdata) > _MOST_UNFINISHED:
+            parser.rawdata = parser.rawdata.replace("<", "")
+        for found in parser.done:
+            yield _split(*found, zone)
         parser.done.clear()
     parser.rawdata = parser.rawdata.replace("<", "")  # a tag that never ends
     parser.close()
-    for text, chat in parser.done:
-        yield _split(text, chat, zone)
+    for found in parser.done:
+        yield _split(*found, zone)
 
 
-def _split(text: str, chat: str | None, zone: tzinfo | None) -> Found:
-    """A cell is the prompt, a line with the time, the answer."""
-    text = text_of(text).replace("\u00a0", " ").replace("\u202f", " ")
-    lines = [line.strip() for line in text.split("\n")]
+def _split(product: str, text: str, chat: str | None, zone: tzinfo | None) -> Cell:
+    """An entry is the prompt, what was attached to it, a line with the time, the answer."""
+    text = text_of(text).replace("\u00a0", " ")
+    lines = [line.rstrip() for line in text.split("\n")]
     for place, line in enumerate(lines):
-        found = _DATE.match(line) if 12 < len(line) < 60 else None
-        if found is None:
-            continue
-        time, known = _time(found, zone)
-        if time is None:
-            continue
-        answer = _GAPS.sub("\n\n", "\n".join(lines[place + 1 :])).strip()
-        return "\n".join(lines[:place]).strip(), answer or None, line, time, known, chat
-    return "\n".join(lines).strip(), None, None, None, False, chat
+        line = " ".join(line.translate(_WORDS).replace("\u202f", " ").split())
+        found = time_of(line, zone) if line else None
+        if found is not None:
+            prompt, files = _asked(lines[:place])
+            answer = _tidy("\n".join(lines[place + 1 :])) or None
+            return Cell(product, prompt, answer, line, *found, chat, files)
+    prompt, files = _asked(lines)
+    return Cell(product, prompt, None, None, None, False, chat, files)
 
 
-def _time(found: re.Match[str], zone: tzinfo | None) -> tuple[str | None, bool]:
-    named = (found["mon"] or found["mon2"] or "")[:3].lower()
-    month = _MONTHS.get(named) if named else int(found["m3"])
-    day, year = found["d1"] or found["d2"] or found["d3"], found["y1"] or found["y2"] or found["y3"]
-    hour = int(found["h"])
-    if found["half"]:
-        hour = hour % 12 + (12 if found["half"] == "PM" else 0)
-    hours = _ZONES.get(found["zone"] or "")
-    if hours is not None and found["off"]:
-        hours = hours + int(found["off"])
-    try:
-        moment = datetime(int(year), month or 0, int(day), hour, int(found["mi"]), int(found["s"]))  # noqa: DTZ001
-        if hours is not None:
-            moment = moment.replace(tzinfo=timezone(timedelta(hours=hours)))
-    except (ValueError, OverflowError):
-        return None, False
-    return local_to_utc(moment, zone), hours is not None
+def _asked(lines: list[str]) -> tuple[str, tuple[str, ...]]:
+    """(The prompt, names of files) of the lines before the time. Which lines are Google's own is seen from their
+    links: files, each behind a dash, below a line that counts them; and the Gem that was used."""
+    lines = list(lines)
+    files: list[str] = []
+    counted = True
+    while lines:
+        line = lines[-1].strip()
+        if _FILE_LINE.fullmatch(line):
+            files.append(line.translate(_WORDS).lstrip("-–• "))
+            counted = False
+        elif not counted and len(line) < 80 and any(map(str.isdigit, line)) and len(lines) > 1:
+            counted = True
+        elif line and _GEM not in line and not (_HOLDER.fullmatch(line) and len(lines) > 1):
+            break
+        lines.pop()
+    return "\n".join(lines).translate(_WORDS).strip(), tuple(reversed(files))

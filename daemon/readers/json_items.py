@@ -153,10 +153,15 @@ class Items:
             if "surrogate" not in str(error):
                 return ValueError("the JSON is damaged")
             try:
-                values += orjson.loads(b"[" + _ESCAPE.sub(_whole, block) + b"]")
+                values += orjson.loads(b"[" + mended(block) + b"]")
             except orjson.JSONDecodeError:
                 return ValueError("the JSON is damaged")
         return None
+
+
+def mended(block: bytes) -> bytes:
+    """JSON without escapes of half a character, at which parsers stop."""
+    return _ESCAPE.sub(_whole, block)
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:

@@ -97,10 +97,12 @@ class Sniff:
         import ijson
 
         from daemon.readers.json_chats import Feed  # stops at a depth that is no export's but an attack
+        from daemon.readers.json_items import mended
 
         found: set[str] = set()
         try:
-            for prefix, _, _ in ijson.parse(Feed(io.BytesIO(self.head)), multiple_values=True, use_float=True):
+            head = io.BytesIO(mended(self.head))
+            for prefix, _, _ in ijson.parse(Feed(head), multiple_values=True, use_float=True):
                 found.add(prefix)
         except (ijson.JSONError, UnicodeDecodeError, ValueError):
             pass  # the head ends in the middle of a value

@@ -210,7 +210,7 @@ def test_a_crash_between_the_links_and_the_transaction_leaves_nothing(
     drop(home, "b.jsonl", "two")
     work(home)
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

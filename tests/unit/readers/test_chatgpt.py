@@ -2,12 +2,13 @@
 
 import io
 import json
+import zipfile
 from typing import Any
 
 import pytest
 
 from daemon import readers
-from daemon.records import LeftOut, Utterance
+from daemon.records import BadItem, LeftOut, Memory, Refused, Utterance
 
 START = 1705309200.0  # 2024-01-15T09:00:00Z
 
@@ -183,8 +184,8 @@ def test_of_a_message_with_pictures_and_sound_the_words_are_read() -> None:
 
 
 def test_marks_of_citations_are_not_words() -> None:
-    cited = "Smoke calms bees.\ue200cite\ue202turn0search1\ue202turn0news2\ue201 Slowly!\ue200filecite\ue202turn0file0\ue201"
-    assert one_text(cited) == "Smoke calms bees. Slowly!"
+    marks = "\ue200cite\ue202turn0search1\ue202turn0news2\ue201", "\ue200filecite\ue202turn0file0\ue201"
+    assert one_text(f"Smoke calms bees.{marks[0]} Slowly!{marks[1]}") == "Smoke calms bees. Slowly!"
     assert one_text("So it is.【4:0†source】 Really【12†L3-L9】.") == "So it is. Really."
     assert one_text("Old :contentReference[oaicite:3]{index=3} style【oaicite:0】.") == "Old  style."
     assert one_text("See\ue200image_group\ue202{\"query\":[\"tea\",\n\"cup\"]}\ue201 it.") == "See it."
@@ -201,7 +202,7 @@ def test_names_and_links_inside_a_mark_are_words() -> None:
 
 
 def test_half_of_a_surrogate_pair_does_no_harm() -> None:
-    whole = conversation(message("user", "tea \ud83d"), message("assistant", "\udd75 green", at=START + 1), title="\ud83d")
+    whole = conversation(message("user", "tea \ud83d"), message("assistant", "\udd75 green"), title="\ud83d")
     one = json.dumps(whole).encode()
     assert b"\\ud83d" in one
     for raw in (b"[" + one + b"]", one, one + b"\n" + one):
@@ -321,7 +322,9 @@ def test_a_conversation_without_an_id_has_its_time_for_one() -> None:
 
 
 @pytest.mark.parametrize("odd", [None, 5, "x", [], {}, [None, 5, {"text": 7}], {"parts": {"a": 1}}, True])
-@pytest.mark.parametrize("key", ["id", "author", "create_time", "content", "recipient", "channel", "metadata", "weight"])
+@pytest.mark.parametrize(
+    "key", ["id", "author", "create_time", "content", "recipient", "channel", "metadata", "weight"]
+)
 def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
     got = heard([conversation(ASK, {**message("user", "odd"), key: odd}, REPLY)])
     assert all(isinstance(one, Utterance | LeftOut) and one.time for one in got)
