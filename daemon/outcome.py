@@ -4,12 +4,16 @@ Each outcome is one transaction, so that no crash leaves half of it. What is on 
 adopted if it is there already; leftovers go last.
 """
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from daemon import chains, jobdir, registry, supervisor
+from daemon import chains, durable, jobdir, registry, supervisor
 from daemon.ledger import Database, batches, jobs, lineage, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.rules import planning, promotion
+from daemon.rules.retention import Decision, Item, decide
+from daemon.settings_sections import Keep
 from daemon.world import World
 from trainer import names
 from trainer.contract import JobResult, Retry
@@ -17,6 +21,7 @@ from trainer.names import ExitCode
 
 MAX_KILLS = 10  # of one job, by somebody outside; its own crashes are limited by `jobs.retries`
 _DISK_FULL = "No space left on device"
+_EPOCH = datetime(2001, 1, 1, tzinfo=UTC)
 
 _log = get_logger()
 
@@ -179,11 +184,45 @@ def _summary(
     }  # fmt: skip
 
 
-def _protected_steps(world: World, head: dict[str, Any]) -> set[int]:
-    """Of the head, of the version below it, to which one can go back, and of pinned ones."""
-    pinned = {int(name) for name in pins.names(world.db, "version")}
-    below = set(lineage.line(world.db, head["version"])[:2])
-    return {row["step"] for row in jobs.versions(world.db) if row["id"] in pinned | below}
+def needed_versions(world: World) -> dict[int, str]:
+    """Versions of which nothing goes, each with the reason."""
+    db, head = world.db, jobs.get_head(world.db)
+    found = {int(name): "pinned" for name in pins.names(db, "version")}
+    line = lineage.line(db, head["version"]) if head else []
+    for version, why in zip(line, ("the head", "its parent, to which one can go back"), strict=False):
+        found.setdefault(version, why)
+    return found
+
+
+def needed_checkpoints(world: World) -> dict[str, str]:
+    """Manifest hashes of the checkpoints that never go, each with the reason: those of needed versions, the one that
+    an open job starts from, and the newest whole one of the head's line, should the head's own be damaged."""
+    db, head = world.db, jobs.get_head(world.db)
+    versions, of_version = {row["id"]: row for row in jobs.versions(db)}, needed_versions(world)
+    found = {row["checkpoint_sha256"]: of_version[id_] for id_, row in versions.items() if id_ in of_version}
+    job = jobs.open_job(db)
+    if job and job["parent_sha256"]:
+        found.setdefault(job["parent_sha256"], f"job {job['id']} starts from it")
+    for version in lineage.line(db, head["version"]) if head else []:
+        sha256 = versions[version]["checkpoint_sha256"]
+        places = (point for point in jobs.checkpoints(db) if point["sha256"] == sha256)
+        if any(chains.looks_whole(chains.folder(world.paths.chains, one["chain"], one["step"]), sha256)
+               for one in places):  # fmt: skip
+            found.setdefault(sha256, "the newest that is whole")
+            break
+    return found
+
+
+def decide_chain(world: World, chain: int, needed: dict[str, str]) -> list[tuple[Decision, Path]]:
+    """Which checkpoints of the head's chain stay, the newest first. A chain's order is that of its steps, whatever
+    the clock said when they were made; what no transaction speaks of is not touched."""
+    places = {str(point["step"]): point for point in jobs.checkpoints(world.db) if point["chain"] == chain}
+    paths = {name: chains.folder(world.paths.chains, chain, point["step"]) for name, point in places.items()}
+    items = [Item(name, _EPOCH + timedelta(microseconds=int(name))) for name, path in paths.items() if path.is_dir()]
+    protected = {name: needed[point["sha256"]] for name, point in places.items() if point["sha256"] in needed}
+    now = max((item.time for item in items), default=_EPOCH)
+    keep = Keep(keep_last=world.most_checkpoints)
+    return [(one, paths[one.name]) for one in decide(items, keep, now, UTC, protected)]
 
 
 def tidy(world: World) -> None:
@@ -193,8 +232,10 @@ def tidy(world: World) -> None:
         paths.current_model.unlink(missing_ok=True)
     else:
         chains.point(paths.current_model, paths.chains, head["chain"])
-        protected = _protected_steps(world, head)
-        chains.prune(paths.chains, head["chain"], world.most_checkpoints, protected)
+        durable.remove_gone(paths.chains / str(head["chain"]))
+        for one, path in decide_chain(world, head["chain"], needed_checkpoints(world)):
+            if not one.keep:
+                durable.remove_durable(path)
     told = registry.mirror(world.db, base_model=world.recipe.base_model, chains=paths.chains)
     if told["training_history"]:
         registry.write(paths.registry, told)

@@ -13,6 +13,8 @@ from daemon.home import Home
 from daemon.lock import AlreadyRunning, Lock
 from daemon.settings import Settings, SettingsError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 @contextmanager
 def held_lock(home: Home) -> Iterator[None]:
@@ -24,6 +26,8 @@ def held_lock(home: Home) -> Iterator[None]:
     except AlreadyRunning as error:
         raise UserError(str(error), Exit.UNAVAILABLE) from None
     except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(_full(home, error), Exit.TRY_AGAIN) from None
         raise UserError(f"{home.lock} cannot be written: {error.strerror}") from None
     try:
         yield
@@ -33,18 +37,19 @@ def held_lock(home: Home) -> Iterator[None]:
         raise UserError(str(error)) from None
     except sqlite3.DatabaseError as error:
         if ledger.is_disk_trouble(error):
-            raise UserError(_full(home, str(error)), Exit.TRY_AGAIN) from None
+            raise UserError(_full(home, error), Exit.TRY_AGAIN) from None
         raise UserError(f"a ledger in {home.state} cannot be used: {error}") from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in _FULL:
             raise
-        raise UserError(_full(home, error.strerror or str(error)), Exit.TRY_AGAIN) from None
+        raise UserError(_full(home, error), Exit.TRY_AGAIN) from None
     finally:
         lock.release()
 
 
-def _full(home: Home, what: str) -> str:
+def _full(home: Home, error: OSError | sqlite3.DatabaseError) -> str:
     """At a start. What is at work already waits instead, and goes on by itself."""
+    what = error.strerror if isinstance(error, OSError) else str(error)
     return f"the disk of {home.root} cannot be written ({what}): free some space, then start again"
 
 
