@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon import durable, forgetting, pruning, schedule
+from daemon import cycles, durable, forgetting, pruning, schedule
 from daemon.ingestion import Ingestion
 from daemon.ledger import Database, batches, jobs, memories, pins
 from daemon.logs import get_logger
@@ -31,6 +31,7 @@ class At:
     training: Training
     home_db: Database
     settings: Settings
+    held: str | None  # why no job may run now
     settled: bool  # nothing of its inbox waits to be claimed or read
     pulse: durable.Pulse
 
@@ -50,6 +51,10 @@ def _train(at: At, request: Told, arguments: Told, now: str) -> Told | None:
         raise ValueError(waits)
     busy = job or not at.settled or memories.any_waiting(db)
     return None if busy else {"head": jobs.get_head(db)}
+
+
+def _cycle(at: At, request: Told, arguments: Told, now: str) -> Told | None:
+    return cycles.answer(at.world, at.training, request, arguments, now, settled=at.settled, held=at.held)
 
 
 def _forget(at: At, request: Told, arguments: Told, now: str) -> Told | None:
@@ -104,6 +109,6 @@ def _unpin(at: At, request: Told, arguments: Told, now: str) -> Told:
 
 
 _ANSWERS: dict[str, Callable[[At, Told, Told, str], Told | None]] = {
-    "train": _train, "forget": _forget, "owner": _owner, "retry": _held_batch, "discard": _held_batch,
+    "train": _train, "cycle": _cycle, "forget": _forget, "owner": _owner, "retry": _held_batch, "discard": _held_batch,
     "snapshot": _snapshot, "prune": _prune, "pin": _pin, "unpin": _unpin,
 }  # fmt: skip

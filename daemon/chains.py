@@ -102,6 +102,12 @@ def point(current_model: Path, chains: Path, chain: int) -> None:
     durable.fsync_dir(current_model.parent)
 
 
+def steps(chains: Path, chain: int) -> dict[int, Path]:
+    """The checkpoints that lie in a chain's folder."""
+    entries = (chains / str(chain)).iterdir() if (chains / str(chain)).is_dir() else iter(())
+    return {step: entry for entry in entries if (step := names.checkpoint_step(entry.name)) is not None}
+
+
 def looks_whole(checkpoint: Path, sha256: str) -> bool:
     """Whether it is the one with this manifest and each file has its size. Reads no weights: `verify` does."""
     if manifest_sha256(checkpoint) != sha256:

@@ -182,6 +182,7 @@ def m003_nights(db: sqlite3.Connection) -> None:
         """CREATE TABLE head_moves (
             id INTEGER PRIMARY KEY, at TEXT NOT NULL, reason TEXT NOT NULL, from_chain INTEGER, from_step INTEGER,
             to_chain INTEGER, to_step INTEGER, untrained INTEGER NOT NULL DEFAULT 0)""",
+        "ALTER TABLE jobs ADD COLUMN cycle TEXT",  # how a cycle's memories were selected, as JSON
         "ALTER TABLE jobs ADD COLUMN pruned_at TEXT",  # since when only the records are left of its folder
         # `kind` is snapshot, version or job; `name` is its date or its number.
         """CREATE TABLE pins (

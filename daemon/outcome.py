@@ -4,12 +4,13 @@ Each outcome is one transaction, so that no crash leaves half of it. What is on 
 adopted if it is there already; leftovers go last.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from daemon import chains, durable, jobdir, registry, supervisor
-from daemon.ledger import Database, batches, jobs, lineage, memories, pins, requests
+from daemon.ledger import Database, batches, jobs, memories, pins, requests
 from daemon.logs import get_logger
 from daemon.rules import planning, promotion
 from daemon.rules.retention import Decision, Item, decide
@@ -78,7 +79,7 @@ def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: st
     folder = world.paths.jobs / str(job["folder"])
     own_end = ended.signal is None and not orphan
     tail = jobdir.tail_log(folder) if own_end else ""
-    how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "its daemon died")
+    how = ended.signal or (f"exit code {ended.code}" if ended.code is not None else "nobody saw its end")
     reason = f"the trainer ended without a result ({how}){': ' + tail if tail else ''}"
     no_room = own_end and (ended.code == ExitCode.NO_DEVICE or _DISK_FULL in tail)
     if no_room:  # not even for the result, or the log
@@ -188,26 +189,35 @@ def needed_versions(world: World) -> dict[int, str]:
     """Versions of which nothing goes, each with the reason."""
     db, head = world.db, jobs.get_head(world.db)
     found = {int(name): "pinned" for name in pins.names(db, "version")}
-    line = lineage.line(db, head["version"]) if head else []
-    for version, why in zip(line, ("the head", "its parent, to which one can go back"), strict=False):
+    versions = {row["id"]: row for row in jobs.versions(db)}
+    for version, why in zip(_line(versions, head), ("the head", "its parent, to which one can go back"), strict=False):
         found.setdefault(version, why)
     return found
+
+
+def _line(versions: dict[int, dict[str, Any]], head: dict[str, Any] | None) -> Iterator[int]:
+    """As `lineage.line`, but only as far down as somebody looks."""
+    version, above = head["version"] if head else None, None
+    while version in versions and (above is None or version < above):
+        yield version
+        version, above = versions[version]["parent"], version
 
 
 def needed_checkpoints(world: World) -> dict[str, str]:
     """Manifest hashes of the checkpoints that never go, each with the reason: those of needed versions, the one that
     an open job starts from, and the newest whole one of the head's line, should the head's own be damaged."""
     db, head = world.db, jobs.get_head(world.db)
-    versions, of_version = {row["id"]: row for row in jobs.versions(db)}, needed_versions(world)
+    versions, points = {row["id"]: row for row in jobs.versions(db)}, jobs.checkpoints(db)
+    of_version = needed_versions(world)
     found = {row["checkpoint_sha256"]: of_version[id_] for id_, row in versions.items() if id_ in of_version}
     job = jobs.open_job(db)
     if job and job["parent_sha256"]:
         found.setdefault(job["parent_sha256"], f"job {job['id']} starts from it")
-    for version in lineage.line(db, head["version"]) if head else []:
+    for version in _line(versions, head):
         sha256 = versions[version]["checkpoint_sha256"]
-        places = (point for point in jobs.checkpoints(db) if point["sha256"] == sha256)
-        if any(chains.looks_whole(chains.folder(world.paths.chains, one["chain"], one["step"]), sha256)
-               for one in places):  # fmt: skip
+        places = [chains.folder(world.paths.chains, one["chain"], one["step"])
+                  for one in points if one["sha256"] == sha256]  # fmt: skip
+        if any(chains.looks_whole(place, sha256) for place in places):
             found.setdefault(sha256, "the newest that is whole")
             break
     return found
@@ -216,13 +226,13 @@ def needed_checkpoints(world: World) -> dict[str, str]:
 def decide_chain(world: World, chain: int, needed: dict[str, str]) -> list[tuple[Decision, Path]]:
     """Which checkpoints of the head's chain stay, the newest first. A chain's order is that of its steps, whatever
     the clock said when they were made; what no transaction speaks of is not touched."""
-    places = {str(point["step"]): point for point in jobs.checkpoints(world.db) if point["chain"] == chain}
-    paths = {name: chains.folder(world.paths.chains, chain, point["step"]) for name, point in places.items()}
-    items = [Item(name, _EPOCH + timedelta(microseconds=int(name))) for name, path in paths.items() if path.is_dir()]
-    protected = {name: needed[point["sha256"]] for name, point in places.items() if point["sha256"] in needed}
+    recorded = {point["step"]: point["sha256"] for point in jobs.checkpoints(world.db) if point["chain"] == chain}
+    paths = {step: path for step, path in chains.steps(world.paths.chains, chain).items() if step in recorded}
+    items = [Item(str(step), _EPOCH + timedelta(microseconds=step)) for step in paths]
+    protected = {str(step): needed[recorded[step]] for step in paths if recorded[step] in needed}
     now = max((item.time for item in items), default=_EPOCH)
     keep = Keep(keep_last=world.most_checkpoints)
-    return [(one, paths[one.name]) for one in decide(items, keep, now, UTC, protected)]
+    return [(one, paths[int(one.name)]) for one in decide(items, keep, now, UTC, protected)]
 
 
 def tidy(world: World) -> None:
@@ -232,7 +242,8 @@ def tidy(world: World) -> None:
         paths.current_model.unlink(missing_ok=True)
     else:
         chains.point(paths.current_model, paths.chains, head["chain"])
-        durable.remove_gone(paths.chains / str(head["chain"]))
+        if (paths.chains / str(head["chain"])).is_dir():
+            durable.remove_gone(paths.chains / str(head["chain"]))
         for one, path in decide_chain(world, head["chain"], needed_checkpoints(world)):
             if not one.keep:
                 durable.remove_durable(path)

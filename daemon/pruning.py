@@ -1,27 +1,28 @@
 """`engramd prune`: gathers what retention decides on, has it decided, and removes what no rule keeps.
 
-Nothing that the head, its parents, an open job or a pin needs is ever asked about. Rows of the ledger stay; of a job's
-folder the records stay. A removal is a rename first, so that a crash leaves no half of anything.
+Whatever the rules say, what the head, its parent, an open job or a pin needs stays. Rows of the ledger stay; of a
+job's folder the records stay. A removal is a rename first, so that a crash leaves no half of anything.
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from daemon import disk, durable, snapshots
+from daemon import chains, disk, durable, outcome, snapshots
 from daemon.ledger import jobs, lineage, pins
 from daemon.logs import get_logger
-from daemon.rules.retention import Decision, Item, Policy, decide
-from daemon.settings_sections import Keep
+from daemon.rules.retention import Item, Policy, decide
 from daemon.snapshotting import folder_of
 from daemon.world import World
 from trainer import names
 
 LEFT_DAYS = 7  # a chain that the head has left is kept for so long, in case of a change of mind
 RECORDS = frozenset((names.SUMMARY, names.RESULT, names.PROGRESS, names.PLAN))  # of a job's folder
+LEFTOVER_DAYS = 1  # a temporary file that nobody has written to for so long has no writer
+_TEMPORARY = (chains.TEMPORARY, durable.TEMP_PREFIX, durable.GONE_PREFIX)
 _ENDED = ("promoted", "refused", "failed", "undone")
 
 _log = get_logger()
@@ -29,9 +30,10 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was decided on. `size` is what its removal frees: bytes that nothing kept shares."""
+    """One thing that was decided on. `size` is what its removal frees, after that of those before it that go: the
+    bytes on the disk that have no other name."""
 
-    kind: str  # snapshot, checkpoint, version, job
+    kind: str  # snapshot, checkpoint, version, job, leftover
     name: str
     keep: bool
     reasons: tuple[str, ...]
@@ -68,23 +70,35 @@ def plan(world: World, now: str, zone: tzinfo) -> Report:
     """What stays and what would go, each with its reason. Changes nothing."""
     moment = datetime.fromisoformat(now)
     entries = [
-        *_snapshots(world, moment, zone), *_checkpoints(world, moment, zone), *_versions(world, moment, zone),
-        *_jobs(world, moment, zone),
+        *_snapshots(world, moment, zone), *_checkpoints(world, moment), *_versions(world, moment, zone),
+        *_jobs(world, moment, zone), *_leftovers(world, moment),
     ]  # fmt: skip
-    going = [entry.path for entry in entries if not entry.keep]
-    sizes = disk.used_bytes([*_kept_places(world, going), *going])
-    report = Report([Entry(one.kind, one.name, one.keep, one.reasons, one.path, 0 if one.keep else sizes[one.path])
-                     for one in entries])  # fmt: skip
-    report.freed = sum(entry.size for entry in report.entries)
+    freed = iter(disk.freed_bytes(_parts(entry) for entry in entries if not entry.keep))
+    alone = [disk.freed_bytes([_parts(entry)])[0] if entry.keep else next(freed) for entry in entries]
+    report = Report([replace(entry, size=size) for entry, size in zip(entries, alone, strict=True)])
+    report.freed = sum(entry.size for entry in report.entries if not entry.keep)
     return report
+
+
+def _parts(entry: Entry) -> list[Path]:
+    """What a removal takes away: of a job's folder all but the records."""
+    if entry.kind != "job":
+        return [entry.path]
+    return [path for path in _entries(entry.path) if path.name not in RECORDS]
+
+
+def sweep(world: World) -> None:
+    """Finish the removals that a crash has cut off. Only for the daemon."""
+    top = folder_of(world.home, world.name)
+    folders = [world.paths.jobs / row["folder"] for row in jobs.all_ended(world.db, _ENDED)]
+    for place in (top, world.paths.jobs, world.paths.root / "models", *_chain_folders(world), *folders):
+        if place.is_dir():
+            durable.remove_gone(place)
 
 
 def prune(world: World, now: str, zone: tzinfo, *, pulse: durable.Pulse = durable.no_pulse) -> Report:
     """Do what `plan` says. What a crash has left of an earlier one is finished first."""
-    top = folder_of(world.home, world.name)
-    for place in (top, world.paths.jobs, world.paths.root / "models", *_chain_folders(world)):
-        if place.is_dir():
-            durable.remove_gone(place)
+    sweep(world)
     report = plan(world, now, zone)
     for entry in report.entries:
         if entry.keep:
@@ -93,8 +107,7 @@ def prune(world: World, now: str, zone: tzinfo, *, pulse: durable.Pulse = durabl
         if entry.kind == "job":
             _clear_job(world, entry, now)
         else:
-            durable.remove(entry.path)
-            durable.fsync_dir(entry.path.parent)
+            durable.remove_durable(entry.path)
         _log.info("pruned", profile=world.name, kind=entry.kind, name=entry.name, freed=entry.size,
                   reason="; ".join(entry.reasons))  # fmt: skip
     return report
@@ -104,28 +117,21 @@ def _clear_job(world: World, entry: Entry, now: str) -> None:
     """The row says so first: a folder without its files would be a loss otherwise."""
     with world.db.transaction():
         jobs.pruned(world.db, int(entry.name), now)
-    for path in sorted(entry.path.iterdir()):
-        if path.name not in RECORDS:
-            durable.remove(path)
-    durable.remove_gone(entry.path)
+    for path in _parts(entry):
+        durable.remove(path)
     durable.fsync_dir(entry.path)
 
 
-def _kept_places(world: World, going: list[Path]) -> Iterator[Path]:
-    """All places of this profile but those that go, so that bytes which they share count as kept."""
-    gone = set(going)
-    top = folder_of(world.home, world.name)
-    yield from (top / name for name in snapshots.names_in(top) if top / name not in gone)
-    for chain in _chain_folders(world):
-        yield from (path for path in chain.iterdir() if path not in gone)
-    for parent in (world.paths.jobs, world.paths.root / "models", world.paths.claimed):
-        if parent.is_dir():
-            yield from (path for path in parent.iterdir() if path not in gone)
-
-
 def _chain_folders(world: World) -> list[Path]:
-    chains = world.paths.chains
-    return [path for path in sorted(chains.iterdir()) if path.name.isdecimal()] if chains.is_dir() else []
+    return [path for path in _entries(world.paths.chains) if path.name.isdecimal()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Nothing where there is no such folder, or no more: a dry run looks on while the daemon works."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 # -- what there is -----------------------------------------------------------------------------------
@@ -135,66 +141,44 @@ def _decided(kind: str, found: list[tuple[Item, Path]], policy: Policy, now: dat
              protected: dict[str, str]) -> Iterator[Entry]:  # fmt: skip
     paths = {item.name: path for item, path in found}
     for one in decide([item for item, _ in found], policy, now, zone, protected):
-        yield _entry(kind, one, paths[one.name])
-
-
-def _entry(kind: str, one: Decision, path: Path) -> Entry:
-    return Entry(kind, one.name, one.keep, one.reasons, path)
+        yield Entry(kind, one.name, one.keep, one.reasons, paths[one.name])
 
 
 def _snapshots(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
-    top = folder_of(world.home, world.name)
-    found, protected = [], dict.fromkeys(pins.names(world.db, "snapshot"), "pinned")
+    """A damaged one counts for no rule: it must not take the place of a whole one."""
+    top, found = folder_of(world.home, world.name), []
     for name in snapshots.names_in(top):
-        day = datetime.fromisoformat(name[:10]).replace(hour=12, tzinfo=zone)
         try:
             time = datetime.fromisoformat(snapshots.read(top / name)["at"])
         except snapshots.Damaged:
-            time = day
-            protected.setdefault(name, "damaged: look at it first (engramd snapshot verify)")
-        found.append((Item(name, time), top / name))
+            why = "damaged: look at it first (engramd snapshot verify)"
+            yield Entry("snapshot", name, True, (why,), top / name)
+        else:
+            found.append((Item(name, time), top / name))
+    protected = dict.fromkeys(pins.names(world.db, "snapshot"), "pinned")
     yield from _decided("snapshot", found, world.settings.retention.snapshots, now, zone, protected)
 
 
-def protected_versions(world: World) -> dict[int, str]:
-    """Versions of which nothing goes, each with the reason."""
-    db, head = world.db, jobs.get_head(world.db)
-    found: dict[int, str] = {int(name): "pinned" for name in pins.names(db, "version")}
-    line = lineage.line(db, head["version"]) if head else []
-    for version, why in zip(line, ("the head", "its parent, to which one can go back"), strict=False):
-        found.setdefault(version, why)
-    return found
-
-
-def _checkpoints(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
-    db, head = world.db, jobs.get_head(world.db)
-    of_version = protected_versions(world)
-    shas = {row["checkpoint_sha256"]: of_version[row["id"]] for row in jobs.versions(db) if row["id"] in of_version}
-    job = jobs.open_job(db)
-    if job and job["parent_sha256"]:
-        shas.setdefault(job["parent_sha256"], f"job {job['id']} starts from it")
+def _checkpoints(world: World, now: datetime) -> Iterator[Entry]:
+    """Of the head's chain as `outcome` does it all along; of chains that it has left, all of them after some days."""
+    head, needed = jobs.get_head(world.db), outcome.needed_checkpoints(world)
+    if head is not None:
+        for one, path in outcome.decide_chain(world, head["chain"], needed):
+            yield Entry("checkpoint", f"{path.parent.name}/{path.name}", one.keep, one.reasons, path)
     left_at = _left_at(world)
-    chains: dict[int, list[tuple[Item, Path, str]]] = {}
-    for point in jobs.checkpoints(db):
-        path = world.paths.chains / str(point["chain"]) / f"{names.CHECKPOINT_PREFIX}{point['step']}"
-        if path.is_dir():
-            item = Item(f"{point['chain']}/{path.name}", datetime.fromisoformat(point["created_at"]))
-            chains.setdefault(point["chain"], []).append((item, path, point["sha256"]))
-    for chain, found in chains.items():
-        protected = {item.name: shas[sha256] for item, _, sha256 in found if sha256 in shas}
-        if head is not None and chain == head["chain"]:
-            keep = Keep(keep_last=world.most_checkpoints)
-            yield from _decided("checkpoint", [(item, path) for item, path, _ in found], keep, now, zone, protected)
+    there = {int(folder.name): chains.steps(world.paths.chains, int(folder.name)) for folder in _chain_folders(world)}
+    for point in jobs.checkpoints(world.db):
+        path = there.get(point["chain"], {}).get(point["step"])
+        if path is None or (head is not None and point["chain"] == head["chain"]):
             continue
-        left = left_at.get(chain)
-        for item, path, _ in found:
-            if item.name in protected:
-                yield Entry("checkpoint", item.name, True, (protected[item.name],), path)
-            elif left is None or left + timedelta(days=LEFT_DAYS) > now:
-                why = f"its chain was left less than {LEFT_DAYS} days ago"
-                yield Entry("checkpoint", item.name, True, (why,), path)
-            else:
-                yield Entry("checkpoint", item.name, False, (f"the head left its chain on {left:%Y-%m-%d}",), path)
+        left = left_at.get(point["chain"])
+        if point["sha256"] in needed:
+            keep, why = True, needed[point["sha256"]]
+        elif left is None or left + timedelta(days=LEFT_DAYS) > now:
+            keep, why = True, f"its chain was left less than {LEFT_DAYS} days ago"
+        else:
+            keep, why = False, f"the head left its chain on {left:%Y-%m-%d}"
+        yield Entry("checkpoint", f"{path.parent.name}/{path.name}", keep, (why,), path)
 
 
 def _left_at(world: World) -> dict[int, datetime]:
@@ -209,7 +193,7 @@ def _left_at(world: World) -> dict[int, datetime]:
 
 def _versions(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     found = []
-    protected = {str(version): why for version, why in protected_versions(world).items()}
+    protected = {str(version): why for version, why in outcome.needed_versions(world).items()}
     for row in jobs.versions(world.db):
         path = world.paths.root / "models" / f"v{row['id']}"
         if path.is_dir():
@@ -225,7 +209,27 @@ def _jobs(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     protected = dict.fromkeys(pins.names(world.db, "job"), "pinned")
     for row in jobs.all_ended(world.db, _ENDED):
         path = world.paths.jobs / row["folder"]
-        if path.is_dir() and any(entry.name not in RECORDS for entry in path.iterdir()):
+        if any(entry.name not in RECORDS for entry in _entries(path)):
             found.append((Item(str(row["id"]), datetime.fromisoformat(row["finished_at"] or row["created_at"])), path))
     yield from _decided("job", found, world.settings.retention.jobs, now, zone, protected)
+
+
+def _leftovers(world: World, now: datetime) -> Iterator[Entry]:
+    """Temporary files of writers that did not come to their end, but for those of the open job, which goes on."""
+    paths, job = world.paths, jobs.open_job(world.db)
+    at_work = paths.jobs / str(job["folder"]) if job else None
+    folders: Iterable[Path] = (
+        paths.root, paths.claimed, paths.chains, paths.jobs, paths.root / "models", folder_of(world.home, world.name),
+        *_entries(paths.archive), *_chain_folders(world), *(one for one in _entries(paths.jobs) if one != at_work),
+    )  # fmt: skip
+    for path in itertools.chain.from_iterable(map(_entries, folders)):
+        if not path.name.startswith(_TEMPORARY):
+            continue
+        try:
+            written = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        except (FileNotFoundError, OverflowError, ValueError):
+            continue
+        if written + timedelta(days=LEFTOVER_DAYS) < now:
+            name = str(path.relative_to(world.home.root))
+            yield Entry("leftover", name, False, (f"left by a writer that ended on {written:%Y-%m-%d}",), path)
 

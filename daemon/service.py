@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from daemon import answers, going_back, inbox, ledger, notify, schedule, sharing, supervisor
+from daemon import answers, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.leave import Leave
@@ -169,6 +169,7 @@ class Service:
             ingestion.recover(self._now())
             training.recover()
             going_back.sweep(world)
+            pruning.sweep(world)
         if self._scheduled:
             self._schedule.recover()
 
@@ -298,7 +299,9 @@ class Service:
         if request["command"] == "restore":
             return self._restore(world, training, arguments["snapshot"], now)
         settled = not (ingestion.busy or self._inbox_waits)
-        at = answers.At(world, ingestion, training, self._db, self._settings, settled, self._pulse)
+        at = answers.At(
+            world, ingestion, training, self._db, self._settings, self._held, settled, self._pulse
+        )
         return answers.answer(at, request, arguments, now)
 
     def _restore(self, world: World, training: Training, which: str, now: str) -> dict[str, Any] | None:

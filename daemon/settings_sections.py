@@ -220,7 +220,10 @@ class ScheduleSettings(Section):
     verify_max_minutes: int = Field(
         60, ge=1, le=1440, description="A scheduled verify stops after so long; the next one goes on from there."
     )
-    cycles: dict[str, CycleSchedule] = Field(default_factory=dict, description="Cycles by name.")
+    cycles: dict[str, CycleSchedule] = Field(
+        default_factory=lambda: {"monthly": CycleSchedule()},
+        description="Cycles by name; monthly is always one of them, and may be off.",
+    )
 
     @field_validator("cycles")
     @classmethod
@@ -229,7 +232,7 @@ class ScheduleSettings(Section):
             if not is_profile_name(name) or name in TASKS:
                 rule = f"a-z, 0-9, _ and -, and none of {', '.join(TASKS)}"
                 raise ValueError(f"{name!r} cannot be a cycle's name: {rule}")
-        return cycles
+        return {"monthly": CycleSchedule()} | cycles
 
 
 def _one_or_more(value: Any) -> Any:

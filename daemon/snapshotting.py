@@ -59,6 +59,7 @@ def take(world: World, date: str, now: str, *, pulse: durable.Pulse = durable.no
             break
         except FileNotFoundError:  # a running trainer replaced a checkpoint of its own meanwhile
             if attempt == _TRIES - 1:
+                sweep(world)
                 raise
         except (OSError, sqlite3.Error):
             with contextlib.suppress(OSError):

@@ -2,29 +2,24 @@
 
 import contextlib
 import math
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from daemon import chains, disk, jobdir, outcome, progress_tail, supervisor
-from daemon.dataset import Dataset, curated_form
-from daemon.ledger import Database, alike, batches, jobs, memories, requests
+from daemon.freezing import Material, freeze
+from daemon.ledger import Database, jobs, memories
 from daemon.logs import get_logger
-from daemon.records import Memory
 from daemon.rules import planning
-from daemon.rules.probes import make_probes
 from daemon.world import World
 from trainer import base_files, names
-from trainer.contract import JobSpec, Sample
 
 DISK_PAUSE = 10.0  # seconds between two looks at a disk that is too full
 MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
-PROBES_FROM = 2000  # memories of a job that probes are chosen from
 
 _log = get_logger()
 
@@ -182,12 +177,9 @@ class Training:
             max_batches=world.settings.jobs.max_batches_per_job,
             max_memories=world.settings.jobs.max_memories_per_job,
         )
-        try:
-            self._freeze(choice, self._fingerprint(base), now)
-        except BaseException:
-            with contextlib.suppress(OSError, sqlite3.Error):  # a full disk must not fill with half-made folders
-                self._sweep()
-            raise
+        rows = memories.waiting_of(world.db, choice.batches, choice.memories)
+        if not self._frozen(Material(rows, choice.reason, choice.batches), self._fingerprint(base), now):
+            self._sweep()
         return True
 
     def _fingerprint(self, base: Path) -> str:
@@ -197,91 +189,24 @@ class Training:
             self._fingerprints[base, seen] = base_files.fingerprint(base)
         return self._fingerprints[base, seen]
 
-    def _freeze(self, choice: planning.Choice, base_fingerprint: str, now: str) -> None:
-        world, db, paths = self._world, self._world.db, self._world.paths
-        recipe = world.recipe
-        head = jobs.get_head(db)
-        old_key = jobs.chain_key(db, head["chain"]) if head else None
-        key_sha256, key = planning.chain_key(recipe, base_fingerprint)
-        why_new = planning.why_new_chain(old_key, key)
-        parent = None if why_new or head is None else head
+    def cycle(self, material: Material, now: str) -> bool:
+        """Freeze a cycle's job; no job may be open. False where there is nothing in it to train, or it has to wait:
+        then `waits` says why. Raises ValueError where the base is not on this disk."""
+        try:
+            base = base_files.resolve(self._world.recipe.base_model)
+        except base_files.BaseMissing as missing:
+            raise ValueError(str(missing)) from None
+        if self._too_full(base, 1, "the cycle"):
+            return False
+        return self._frozen(material, self._fingerprint(base), now)
 
-        number = requests.next_id(self._home_db, world.name, "job", at_least=jobs.newest_id(db) + 1)
-        folder = paths.jobs / f"{number}-finetune"
-        staged = jobdir.stage(paths.jobs, number)
-        dataset = Dataset(
-            db, world.curation, world.prompts, world.seed, world.settings.curation.system_prompt, pulse=self._pulse
-        )
-        for_probes: list[Memory] = []
-        samples_sha256 = jobdir.write_lines(
-            staged / names.SAMPLES, self._samples(dataset, choice, staged, for_probes)
-        )
-        os.link(staged / names.SAMPLES, staged / names.DATASET)
-        used = dataset.used
-        if not used:
-            with db.transaction():
-                memories.skip(db, dataset.left_out)
-                batches.close_settled(db, choice.batches)
-            self._sweep()
-            return
-        probes = make_probes(
-            for_probes, world.seed, curation=world.curation, prompts=world.prompts, profile_seed=world.seed,
-            system_prompt=world.settings.curation.system_prompt,
-        )  # fmt: skip
-        probes_sha256 = jobdir.write_lines(staged / names.PROBES, probes)
-        parent_sha256 = parent["sha256"] if parent else None
-        if parent:
-            chains.link(chains.folder(paths.chains, parent["chain"], parent["step"]), staged / names.PARENT)
-        seed = planning.job_seed(world.seed, world.name, parent_sha256, [row[2] for row in used])
-        count = sum(row[3] for row in used)
-        segments = planning.segments(count, recipe.num_train_epochs, seed)
-        spec = JobSpec(
-            recipe=recipe, segments=segments, samples_sha256=samples_sha256, probes_sha256=probes_sha256,
-            parent=parent_sha256, seed=seed,
-        )  # fmt: skip
-        spec_sha256 = jobdir.seal(staged, spec, folder)
-        chain = parent["chain"] if parent else requests.next_id(
-            self._home_db, world.name, "chain", at_least=jobs.newest_chain(db) + 1
-        )
-        steps = planning.steps(recipe, [len(segment) for segment in segments])
-        with db.transaction():
-            if not parent:
-                jobs.insert_chain(db, chain, key_sha256, key, why_new or "", now)
-            jobs.insert(
-                db, job=number, kind="finetune", folder=folder.name, spec_sha256=spec_sha256, chain=chain,
-                parent_sha256=parent_sha256, parent_step=parent["step"] if parent else 0, steps=steps,
-                samples=count * recipe.num_train_epochs, now=now,
-                memories=[(seq, "new", n) for seq, _, _, n in used],
-                batches=sorted({batch for _, batch, _, _ in used}),
-            )  # fmt: skip
-            memories.freeze(db, [row[0] for row in used])
-            memories.skip(db, dataset.left_out)
-            alike.insert_bands(db, dataset.bands)
-            batches.close_settled(db, choice.batches)
-            jobs.set_meta(db, "waits", None)
-        if why_new:
-            self._log.info("new_chain", job=number, chain=chain, reason=why_new)
-        self._log.info(
-            "job_frozen", job=number, batches=len({row[1] for row in used}), memories=len(used), samples=count,
-            left_out=len(dataset.left_out), steps=steps,
-            parent_step=parent["step"] if parent else 0, reason=choice.reason,
-        )  # fmt: skip
-
-    def _samples(
-        self, dataset: Dataset, choice: planning.Choice, staged: Path, for_probes: list[Memory]
-    ) -> Iterator[Sample]:
-        """The samples of the chosen memories, in the order of arrival, and the origin's files beside them."""
-        curation = self._world.curation
-        rows = memories.waiting_of(self._world.db, choice.batches, choice.memories)
-        with jobdir.JsonList(staged / names.CURATED) as curated, jobdir.JsonList(staged / names.FORMATTED) as formatted:
-            for entry in dataset.entries(rows):
-                mode = curation.mode(entry.memory)
-                curated.add(curated_form(entry.id, entry.memory, mode, curation))
-                if len(for_probes) < PROBES_FROM:
-                    for_probes.append(entry.memory)
-                for sample in entry.samples:
-                    formatted.add({"mode": mode, **sample.model_dump(mode="json", exclude_defaults=True)})
-                    yield sample
+    def _frozen(self, material: Material, base_fingerprint: str, now: str) -> bool:
+        try:
+            return freeze(self._world, self._home_db, material, base_fingerprint, now, self._pulse)
+        except BaseException:
+            with contextlib.suppress(OSError, sqlite3.Error):  # a full disk must not fill with half-made folders
+                self._sweep()
+            raise
 
     # -- running --------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("profile", "add and list profiles"),
     "pause": ("pause", "no training until a time, or until resume"),
     "resume": ("pause", "training may go on"),
+    "cycle": ("cycle", "train on selected memories, old ones too"),
     "models": ("models", "the versions: list, compare, go back"),
     "snapshot": ("snapshot", "take, list, check, restore and copy snapshots"),
     "prune": ("prune", "remove what no retention rule keeps"),

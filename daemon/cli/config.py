@@ -36,7 +36,7 @@ _NAMED = {  # sections of which a person makes as many as there are names: what 
     ),
     "schedule.cycles": (
         "A section like this is a cycle of its own: a larger training run over many memories, with its own times and "
-        "selection. There is none unless you make one, and there may be several.",
+        "selection. This one is there by itself (when = \"off\" ends it), and there may be more.",
         "monthly",
     ),
     "profiles": (

@@ -38,7 +38,7 @@ def _preview(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(lines(found)))
     return Exit.OK if found["samples"] else Exit.NOTHING
 
 
@@ -94,7 +94,7 @@ def _tell(text: str) -> None:
         print(f"{text} ...", file=sys.stderr)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
+def lines(found: dict[str, Any]) -> Iterator[str]:
     chosen = found["selection"]
     memories, samples = drawing.plural(found["memories"], "memory"), drawing.plural(found["samples"], "sample")
     yield f"{chosen['what']}: {memories}, {samples}"

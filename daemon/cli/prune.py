@@ -101,4 +101,4 @@ def _number(args: argparse.Namespace) -> str:
     digits = str(args.name).removeprefix("v") if args.kind == "version" else str(args.name)
     if not (digits.isascii() and digits.isdecimal()):
         raise UserError(f"{args.name!r} is no number of a {args.kind}", Exit.USAGE)
-    return digits
+    return str(int(digits))  # 007 is job 7

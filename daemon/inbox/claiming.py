@@ -106,6 +106,8 @@ class _Slice:
             else:
                 found = not_regular(os.lstat(entry.location).st_mode)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the flush, where blocks are given late
+                raise
             found = "" if error.errno in _TRY_AGAIN else not_readable(self.home, entry, error)
         if isinstance(found, _Held):
             return found

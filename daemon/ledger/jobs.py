@@ -10,13 +10,14 @@ from daemon.ledger.database import Database, moved
 def insert(
     db: Database, *, job: int, kind: str, folder: str, spec_sha256: str, chain: int | None,
     parent_sha256: str | None, parent_step: int, steps: int, samples: int, now: str,
-    memories: Sequence[tuple[int, str, int]], batches: Sequence[int],
+    memories: Sequence[tuple[int, str, int]], batches: Sequence[int], cycle: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """A frozen job. `memories` is [(seq, use, samples made of it)]; the new ones must wait."""
     db.execute(
         """INSERT INTO jobs (id, kind, state, folder, spec_sha256, chain, parent_sha256, parent_step, steps,
-        samples, created_at) VALUES (?, ?, 'frozen', ?, ?, ?, ?, ?, ?, ?, ?)""",
-        (job, kind, folder, spec_sha256, chain, parent_sha256, parent_step, steps, samples, now),
+        samples, created_at, cycle) VALUES (?, ?, 'frozen', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (job, kind, folder, spec_sha256, chain, parent_sha256, parent_step, steps, samples, now,
+         json.dumps(cycle) if cycle else None),
     )
     db.executemany(
         "INSERT INTO job_memories (job, memory, use, samples) VALUES (?, ?, ?, ?)",
@@ -65,6 +66,11 @@ def since(db: Database, job: int) -> list[dict[str, Any]]:
 
 def count(db: Database) -> int:
     return db.number("SELECT count(*) FROM jobs")
+
+
+def of_request(db: Database, request: int) -> dict[str, Any] | None:
+    """The job of a cycle that was asked for."""
+    return db.one("SELECT * FROM jobs WHERE json_extract(cycle, '$.request')=? ORDER BY id DESC LIMIT 1", (request,))
 
 
 def newest_id(db: Database) -> int:

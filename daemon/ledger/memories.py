@@ -169,6 +169,12 @@ def window(db: Database, since: str | None) -> tuple[list[int], Iterator[int]]:
     return [row["seq"] for row in recent], (row["seq"] for row in old)
 
 
+def trained_among(db: Database, seqs: Sequence[int]) -> set[int]:
+    """Those of these memories that were trained before."""
+    wanted = set(seqs)
+    return {row["seq"] for row in db.execute("SELECT seq FROM memories WHERE state='trained'") if row["seq"] in wanted}
+
+
 def is_there(db: Database, id_: str) -> bool:
     return bool(db.number("SELECT count(*) FROM memories WHERE id=?", (bytes.fromhex(id_),)))
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from daemon.readers import (
+    ai_files,
     archives,
     chat_jsonl,
     chatgpt,
@@ -50,7 +51,9 @@ from daemon.records import BadItem, Heard, Hearing, LeftOut, Memory, Refused, Ut
 
 __all__ = ["READERS", "Limits", "Locale", "read", "read_tree"]
 
-TREE_READERS: tuple[TreeReader, ...] = (slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER)
+TREE_READERS: tuple[TreeReader, ...] = (
+    slack.TREE_READER, discord.TREE_READER, meta_messages.TREE_READER, ai_files.TREE_READER
+)  # fmt: skip
 STREAM_READERS: tuple[StreamReader, ...] = (
     chatgpt.READER, claude.READER, gemini.READER, telegram.READER, *discord.READERS, slack.READER, meta_messages.READER,
     day_one.READER, mail.READER, signal_text.READER, imessage.READER, whatsapp.READER, csv_rows.READER)  # fmt: skip

@@ -1,6 +1,7 @@
 """What the exports of chats with an AI have in common: conversations one at a time, texts made harmless, a line of
 descent through a tree of messages."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -13,15 +14,18 @@ from daemon.records import BadItem
 
 Conversation = dict[str, Any]
 
+_OPENS = re.compile(rb'\[|\{\s*"conversations"\s*:\s*\[')
+
 
 def conversations(stream: BinaryIO) -> Iterator[Conversation | BadItem]:
-    """Each object of a list, of a JSONL, or the one that the file is. A torn end is the last, as a BadItem."""
+    """Each object of a list (which may lie under `conversations`), of a JSONL, or the one that the file is. A torn
+    end is the last, as a BadItem."""
     start = stream.tell()
     first = b""
     while not first and (piece := stream.read(64)):
         first = piece.lstrip()
-    if first[:1] == b"[":
-        yield from _numbered(Items(stream.read, first[1:]))
+    if opens := _OPENS.match(first):
+        yield from _numbered(Items(stream.read, first[opens.end() :]))
         return
     stream.seek(start)
     line = b""

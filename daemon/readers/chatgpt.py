@@ -47,7 +47,7 @@ _TEXTS = ("text", "multimodal_text", "code")
 
 def _claims(sniff: Sniff) -> bool:
     keys = sniff.keys
-    return ("item.mapping" in keys or "mapping" in keys) and any(
+    return not keys.isdisjoint(("item.mapping", "mapping", "conversations.item.mapping")) and any(
         ".message" in key or ".children" in key or ".parent" in key for key in keys if "mapping." in key
     )
 
@@ -192,7 +192,7 @@ def _words_of_a_mark(mark: re.Match[str]) -> str:
     kind, _, rest = mark[1].partition("\ue202")
     if kind in ("url", "link_title"):
         return rest.partition("\ue202")[0]
-    if kind != "entity":
+    if kind not in ("entity", "product_entity"):
         return ""
     try:
         shown = orjson.loads(rest)

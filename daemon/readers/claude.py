@@ -27,16 +27,22 @@ _NOBODY = "00000000-0000-4000-8000-000000000000"  # the parent that a first mess
 # Beside a `uuid`: of a conversation whose messages lie far behind, of a chat of Claude Design, of a project.
 _ONLY_CLAUDES = frozenset((
     "account.uuid", "messages.item.content.authorAccountUuid", "messages.item.content.contentBlocks", "prompt_template",
-    "docs", "is_starter_project",
+    "is_starter_project",
 ))  # fmt: skip
+_PROJECT = frozenset(("uuid", "name", "created_at", "docs"))
+_SILENT = frozenset(("thinking", "redacted_thinking", "token_budget"))  # kinds that the old field `text` never repeats
 _NOTE = re.compile(r"```\s*\n?\s*This block is not supported on your current device yet\.?\s*\n?\s*```|"
                    r"This block is not supported on your current device yet\.?")  # fmt: skip
+_LONE_HEADING = re.compile(r"#{1,6} .{1,80}|\*\*[^*\n]{1,80}\*\*\s*")
+# In exports of 2024 the answers hold what the page never showed as text.
+_THOUGHT = re.compile(r"<antThinking>.*?</antThinking>\s*", re.DOTALL)
+_TAG = re.compile(r"</?antArtifact(?:\s[^<>]*)?>\n?")
 _HEADING = re.compile(r"\n(?=#{1,6} |\*\*[^*\n]{1,80}\*\*\s*\n)|\n\s*\n")
 
 
 def _claims(sniff: Sniff) -> bool:
-    keys = {key.removeprefix("item.") for key in sniff.keys}
-    return bool(keys & {"chat_messages", "conversations_memory", "project_memories"}) or (
+    keys = {key.removeprefix("conversations.").removeprefix("item.") for key in sniff.keys}
+    return bool(keys & {"chat_messages", "conversations_memory", "project_memories"}) or keys >= _PROJECT or (
         "uuid" in keys and bool(keys & _ONLY_CLAUDES)
     )
 
@@ -102,11 +108,13 @@ def _message(message: dict[str, Any], name: str, where: str) -> Iterator[Heard]:
         else:
             kinds.append(" ".join(text_of(block.get("type"))[:40].split()) or "unknown")
     texts = [part for part in texts if part and not part.isspace()]
-    if not texts and not kinds:
+    if not texts and _SILENT.issuperset(kinds):
         texts = [text_of(message.get("text"))]
     text = "\n\n".join(texts) if len(texts) != 1 else texts[0]
     if "is not supported" in text:
         text = _NOTE.sub("", text)
+    if role == "assistant" and "<ant" in text:
+        text = _TAG.sub("", _THOUGHT.sub("", text))
     text = text.strip()
     for kind in kinds:
         yield LeftOut(f"a block of the kind {kind}", str(sender or "")[:100], "", raw, time, True, where)
@@ -200,6 +208,9 @@ def _remembered(one: dict[str, Any], facts: FileFacts) -> Iterator[Heard]:
             if section.startswith(("#", "**")) and "\n" not in section:
                 heading = section.strip("#* ")
             else:
+                first = section.partition("\n")[0]
+                if _LONE_HEADING.fullmatch(first):
+                    heading = first.strip("#* ")  # of the paragraphs that follow as well
                 content = f"{heading}\n{section}" if heading and not section.startswith(("#", "**")) else section
                 yield Memory(type="observation", content=content, time=time, tags=("profile",), source=SOURCE)
 

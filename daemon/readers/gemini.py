@@ -156,8 +156,7 @@ def _activity(found: Iterable[Entry | LeftOut | BadItem]) -> Iterator[Heard]:
             held.append(one._replace(prompt=one.prompt.translate(_BLANKS).strip()))
             if len(held) > _MOST:
                 raise Refused(f"more than {_MOST:,} entries in one file: choose a shorter time in Takeout")
-    held.reverse()
-    held.sort(key=lambda entry: entry.time or "")
+    held = _oldest_first(held)
     verbs, always = _verbs(held)
     last: str | None = None
     chat = "activity"
@@ -175,11 +174,22 @@ def _activity(found: Iterable[Entry | LeftOut | BadItem]) -> Iterator[Heard]:
             yield LeftOut(reason, "", text, entry.raw, entry.time, entry.zone_known)
             continue
         name, key = entry.chat or chat, entry.raw or entry.time or prompt[:100]
-        times = keys[name, key] = keys.get((name, key), 0) + 1
-        key = key if times == 1 else f"{key} #{times}"  # two in one second
+        number = keys[name, key] = keys.get((name, key), 0) + 1
+        key = key if number == 1 else f"{key} #{number}"  # two in one second
         for role, text in (("user", prompt), ("assistant", entry.answer or "")):
             yield Utterance(SOURCE, name, "", text, entry.raw, entry.time, entry.zone_known, f"{key} {role}", None,
                             "user" if role == "user" else "assistant")  # fmt: skip
+
+
+def _oldest_first(newest_first: list[Entry]) -> list[Entry]:
+    """What has no time stays behind the one before it."""
+    found: list[tuple[str, Entry]] = []
+    time = ""
+    for entry in reversed(newest_first):
+        time = entry.time or time
+        found.append((time, entry))
+    found.sort(key=lambda pair: pair[0])
+    return [entry for _, entry in found]
 
 
 def _why_not(entry: Entry, prompt: str, named: bool, always: bool) -> str | None:
@@ -195,16 +205,21 @@ def _why_not(entry: Entry, prompt: str, named: bool, always: bool) -> str | None
 
 
 def _verbs(held: list[Entry]) -> tuple[tuple[str, ...], bool]:
-    """(What stands in front of prompts, whether it does so before most): the known ones, and what ends in a colon
-    and begins more than half of the entries with an answer, which no person does."""
+    """(What stands in front of prompts, whether it does so before at least half of them): the known ones, and what
+    ends in a colon and begins more than half of the entries with an answer, which no person's words do."""
     answered = [entry.prompt for entry in held if entry.answer is not None]
     known = sum(_prompt(title, _VERBS)[1] for title in answered)
-    if 2 * known > len(answered):
+    if known and 2 * known >= len(answered):
         return _VERBS, True
     begins = Counter(found[0] for title in answered if (found := _LEARNT.match(title)))
     for verb, count in begins.most_common(1):
         if count > 2 and 2 * count > len(answered):
             return (verb, *_VERBS), True
+    for size in (3, 2, 1):  # words that no colon ends: only where nearly all begin so, as no person does
+        words = Counter(" ".join([*parts[:size], ""]) for title in answered if len(parts := title.split(" ")) > size)
+        for verb, count in words.most_common(1):
+            if count > 5 and 10 * count >= 9 * len(answered):
+                return (verb, *_VERBS), False
     return _VERBS, False
 
 

@@ -8,6 +8,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from datetime import tzinfo
+from html import unescape
 from html.parser import HTMLParser
 from typing import BinaryIO, NamedTuple
 
@@ -24,13 +25,15 @@ _HIDDEN = frozenset(("script", "style", "template", "noscript"))
 # a link to a Gem.
 _SPACE, _TAB, _END, _FILE, _GEM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
 _SIGNS = re.compile("[\ufdd0-\ufdd4\x00]")
-_CODE = str.maketrans({" ": _SPACE, "\t": _TAB, "\n": _END})
-_WORDS = str.maketrans({_SPACE: " ", _TAB: "\t", _END: "\n", _FILE: None, _GEM: None})
 _GAPS = re.compile(r"\n{3,}")
 _SPACES = re.compile(r"[ \t]*\n[ \t]*")
 _LONE_MARK = re.compile(r"(^|\n)(-|\d{1,4}\.)[ \t]*\n+(?=[^\s-])")
 _FILE_LINE = re.compile(rf"[-–•]?\s*{_FILE}.*", re.DOTALL)
 _HOLDER = re.compile(r"https?://googleusercontent\.com/\S*")
+_TAG = re.compile(  # no quote of an attribute is longer in an answer, so that damage costs little
+    r"<(/?)([A-Za-z][A-Za-z0-9]*)(?:\s(?:[^'\"<>]++|\"[^\"]{0,4000}+\"|'[^']{0,4000}+'){0,200}+)?/?>"
+    r"|<!--(?:[^<>-]++|-(?!->)){0,2000}+-->|<![A-Za-z][^<>]{0,4000}>"
+)  # fmt: skip
 _DEEPEST = 500
 _MOST_TEXT = 1 << 22  # characters of one entry
 _MOST_UNFINISHED = 1 << 20  # characters of a tag that does not end
@@ -101,38 +104,42 @@ class _Words:
     def data(self, text: str) -> None:
         if self._hidden:
             return
-        text = _SIGNS.sub("", text)
-        self.parts.append(text.translate(_CODE) if self._code else text)
-
-
-class _Plain(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.words = _Words()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.words.start(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        self.words.end(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.words.data(data)
+        if not text.isascii() or "\x00" in text:
+            text = _SIGNS.sub("", text)
+        if self._code:
+            text = text.replace(" ", _SPACE).replace("\t", _TAB).replace("\n", _END)
+        self.parts.append(text)
 
 
 def plain(html: str) -> str:
     """The text of a piece of HTML: paragraphs apart, items of lists with a mark, code as it stands."""
-    parser = _Plain()
-    whole = html.rfind(">") + 1
-    parser.feed(html[:whole] + html[whole:].replace("<", ""))  # a tag that never ends is no tag, and costs much
-    parser.close()
-    return _tidy("".join(parser.words.parts))
+    words = _Words()
+    place = 0
+    for tag in _TAG.finditer(html):
+        if tag.start() > place:
+            words.data(_unescaped(html[place : tag.start()]))
+        place = tag.end()
+        if tag[2]:
+            (words.end if tag[1] else words.start)(tag[2].lower())
+    words.data(_unescaped(html[place:]))
+    return _tidy("".join(words.parts))
+
+
+def _unescaped(text: str) -> str:
+    return unescape(text) if "&" in text else text
 
 
 def _tidy(text: str) -> str:
     text = _SPACES.sub("\n", text.replace("\u00a0", " "))
     text = _GAPS.sub("\n\n", _LONE_MARK.sub(r"\1\2 ", text))
-    return text.strip().translate(_WORDS).rstrip().lstrip("\n")
+    return _without_signs(text.strip()).rstrip().lstrip("\n")
+
+
+def _without_signs(text: str) -> str:
+    if text.isascii():
+        return text
+    text = text.replace(_SPACE, " ").replace(_TAB, "\t").replace(_END, "\n")
+    return text.replace(_FILE, "").replace(_GEM, "")
 
 
 class _Cells(HTMLParser):
@@ -228,7 +235,7 @@ def _split(product: str, text: str, chat: str | None, zone: tzinfo | None) -> Ce
     text = text_of(text).replace("\u00a0", " ")
     lines = [line.rstrip() for line in text.split("\n")]
     for place, line in enumerate(lines):
-        line = " ".join(line.translate(_WORDS).replace("\u202f", " ").split())
+        line = " ".join(_without_signs(line).replace("\u202f", " ").split())
         found = time_of(line, zone) if line else None
         if found is not None:
             prompt, files = _asked(lines[:place])
@@ -247,11 +254,11 @@ def _asked(lines: list[str]) -> tuple[str, tuple[str, ...]]:
     while lines:
         line = lines[-1].strip()
         if _FILE_LINE.fullmatch(line):
-            files.append(line.translate(_WORDS).lstrip("-–• "))
+            files.append(_without_signs(line).lstrip("-–• "))
             counted = False
         elif not counted and len(line) < 80 and any(map(str.isdigit, line)) and len(lines) > 1:
             counted = True
         elif line and _GEM not in line and not (_HOLDER.fullmatch(line) and len(lines) > 1):
             break
         lines.pop()
-    return "\n".join(lines).translate(_WORDS).strip(), tuple(reversed(files))
+    return _without_signs("\n".join(lines)).strip(), tuple(reversed(files))

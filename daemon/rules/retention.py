@@ -50,7 +50,6 @@ _PERIODS: tuple[tuple[str, str, Callable[[datetime], tuple[int, ...]]], ...] = (
     ("keep_monthly", "month", lambda time: (time.year, time.month)),
     ("keep_yearly", "year", lambda time: (time.year,)),
 )
-_EPOCH = datetime(2001, 1, 1, tzinfo=UTC)
 _SPAN = re.compile(r"(\d+)([hdwmy])")
 
 
@@ -145,23 +144,56 @@ def most_kept(policy: Policy, per_day: float = 1.0) -> int:
     """
     counts: list[int] = [policy.keep_last, *(getattr(policy, name) for name, _, _ in _PERIODS)]
     rules = [count for count in counts if count]
-    begin = _begin(policy.keep_within, _EPOCH)
-    if begin is not None and begin.year > 1:
-        rules.append(int((_EPOCH - begin).total_seconds() / 86400 * per_day) + 1)
+    if within := _within_days(policy):
+        rules.append(int(within * per_day) + 1)
     return max(1, sum(rules) - max(0, len(rules) - 1))
 
 
-def bound(
-    snapshots: Policy, jobs: Policy, *, checkpoints: int, checkpoint: int, ledger: int, job: int, other: int = 0
-) -> int:
-    """Bytes that a profile uses at most with one job and one snapshot a day, known before its first day.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a profile's things take, in bytes on the disk; of what grows, its size on the last day that counts."""
 
-    `checkpoints` of the head's chain are kept, each of `checkpoint` bytes; `ledger` and `job` are the largest that a
-    copy of the ledger and a folder of an ended job become; `other` is what there is but once (logs, dropped files).
-    A snapshot of the days in a row shares all its checkpoints but one with the one before; an older one shares none.
-    The job at work has the checkpoint that it starts from as a link, and at most `checkpoints` + 1 of its own.
+    checkpoint: int
+    job: int  # a whole folder of an ended job
+    record: int  # what stays of it for ever
+    ledger: int
+    snapshot: int = 0  # of a snapshot, besides checkpoints and ledger: folders, manifest, settings
+    other: int = 0  # what there is once: dropped files, logs
+
+
+def bound(
+    snapshots: Policy, jobs: Policy, sizes: Sizes, *, checkpoints: int, days: int, per_day: int = 1,
+    taken: int | None = None,
+) -> int:  # fmt: skip
+    """Bytes that a profile uses at most after so many days with one snapshot and `per_day` jobs each, known before the
+    first of them.
+
+    `checkpoints` of the head's chain are kept, and `taken` of them (default: all) are linked into each snapshot.
+    Snapshots of days in a row share with the one before all but the checkpoints of the day between; an older one
+    shares none. A job at work has its own `checkpoints` and one that it writes. The newest snapshot is there before
+    the one that must go for it is gone.
     """
-    kept = most_kept(snapshots) + 1  # the newest is taken before the others go
-    row = max(snapshots.keep_last, snapshots.keep_daily, 1)
-    alive = (row + 1 + checkpoints - 1) + checkpoints * max(0, kept - row - 1) + checkpoints + 1
-    return alive * checkpoint + (kept + 1) * ledger + (most_kept(jobs) + 1) * job + other
+    chain = max(checkpoints, 2)  # the head's and its parent's never go
+    each = chain if taken is None else taken
+    kept = min(most_kept(snapshots), days) + 1
+    row = min(kept, _longest_row(snapshots) + 1)
+    linked = min(each * row, each + per_day * (row - 1)) + each * (kept - row)
+    alive = linked + (chain if each < chain else 0) + checkpoints + 1
+    folders = min(most_kept(jobs, per_day), days * per_day) + per_day
+    return (
+        alive * sizes.checkpoint + (kept + 1) * sizes.ledger + kept * sizes.snapshot + folders * sizes.job
+        + days * per_day * sizes.record + sizes.other
+    )  # fmt: skip
+
+
+def _longest_row(policy: Policy) -> int:
+    """So many days in a row are kept, of a line with one a day."""
+    return max(1, policy.keep_last, policy.keep_daily, int(_within_days(policy)) + 1)
+
+
+def _within_days(policy: Policy) -> float:
+    """At most how many days `keep_within` reaches back, on any day of any zone; 0 where it is no rule."""
+    days = {"h": 1 / 24, "d": 1.0, "w": 7.0, "m": 30.6, "y": 366.0}  # 2 months are 62 days at most, 7 months 215
+    spans = [(int(number), unit) for number, unit in _SPAN.findall(policy.keep_within) if int(number)]
+    some_months = any(unit == "m" for _, unit in spans)
+    return sum(number * days[unit] for number, unit in spans) + (some_months + 1 / 12 if spans else 0)  # clocks turn

@@ -192,6 +192,29 @@ def test_until_that_is_none(cli: Cli, home: Home, text: str) -> None:
     assert cli.err.count("\n") == 1 and not home.database.exists()
 
 
+def test_run_once_measures_the_load_before_it_trains(cli: Cli, home: Home) -> None:
+    """And does not end meanwhile as if nothing were due."""
+    cli.settings["training.when.max_load"] = 64.0
+    drop(home, "a.jsonl", "one", "two")
+    cli("run", "--once", "--quiet")
+    assert job(home)["state"] == "promoted"
+
+
+def test_run_once_on_a_machine_that_is_not_free_ends_and_says_why(
+    cli: Cli, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 4000, 50\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    cli.settings["training.when.gpu_busy_mb"] = 500
+    drop(home, "a.jsonl", "one", "two")
+    cli("run", "--once", "--quiet")
+    assert job(home)["state"] == "none"
+    assert waits(home) == "another program uses the GPU (training.when.gpu_busy_mb = 500)"
+    assert "job 1 promoted" in cli("train", "--now")
+
+
 # -- with a daemon -----------------------------------------------------------------------------------
 
 
@@ -277,3 +300,16 @@ def test_a_request_that_makes_no_sense_pauses_nothing(home: Home, daemon_of: Cal
         assert state() == "failed", arguments
     with ledger.open_home(home.database, write=False) as db:
         assert home_meta.paused(db, utc_now()) is None
+
+
+def test_a_job_that_ends_while_it_is_paused_leaves_nothing_that_waits(
+    cli: Cli, home: Home, daemon_of: Callable[..., Service]
+) -> None:
+    fault(home, "step_seconds:0.5")
+    drop(home, "a.jsonl", "one")
+    daemon_of(home, **{"training.num_train_epochs": 1})  # one step: there is nothing to stop before
+    wait_for((home.profile("me").jobs / "1-finetune" / "progress.jsonl").exists)
+    cli("pause")
+    wait_for(lambda: job(home)["state"] == "promoted")
+    wait_for(lambda: waits(home) is None)
+    assert cli.json("status")["paused"]

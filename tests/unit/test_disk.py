@@ -7,9 +7,9 @@ import pytest
 
 from daemon import disk, ledger
 from daemon.home import Home
-from daemon.ledger import jobs
+from daemon.ledger import jobs, requests
 from daemon.lock import Lock
-from daemon.service import Service
+from daemon.service import Service, utc_now
 from daemon.settings import load
 from tests import jobs as real
 from tests.unit.test_service import FAKE, QUICK, drop, work
@@ -70,6 +70,28 @@ def test_run_once_ends_where_the_disk_is_too_full(home: Home, monkeypatch: pytes
     work(home, seconds=20)
     with ledger.open_profile(home.profile("me").ledger, write=False) as db:
         assert "too full" in (jobs.get_meta(db, "waits") or "") and jobs.get_head(db) is None
+
+
+def asked_for_a_snapshot(home: Home) -> str:
+    with ledger.open_home(home.database, write=True) as db:
+        number = requests.ask(db, "me", "snapshot", {}, utc_now())
+    work(home)
+    with ledger.open_home(home.database, write=False) as db:
+        row = requests.get(db, number)
+    assert row is not None and row["state"] == "failed"
+    return str(row["answer"])
+
+
+def test_a_snapshot_that_cannot_be_taken_is_answered(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(home, "a.jsonl", "one")
+    work(home)
+    weights = home.profile("me").current_model / "checkpoint-2" / "adapter_model.safetensors"
+    weights.unlink()
+    said = asked_for_a_snapshot(home)
+    assert "No such file or directory: " in said and weights.name in said
+    monkeypatch.setattr("daemon.disk.free", lambda path: 5 * disk.MB)
+    assert "the disk is too full for the snapshot: it needs about 2 MB" in asked_for_a_snapshot(home)
+    assert not list(home.snapshots.iterdir())
 
 
 def test_a_sharded_base_counts_each_tensor(tmp_path: Path) -> None:

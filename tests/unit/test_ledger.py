@@ -144,6 +144,20 @@ def test_how_a_ledger_is_opened(db: Database) -> None:
     assert db.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_full_disk_leaves_a_ledger_that_goes_on(db: Database) -> None:
+    """SQLite has rolled back by itself then: its own error must come through, and the next transaction begin."""
+    db.execute(f"PRAGMA max_page_count={db.number('PRAGMA page_count')}")
+    with pytest.raises(sqlite3.OperationalError, match="full") as caught, db.transaction():
+        for number in range(2000):
+            batches.insert(db, sha256="0" * 64, name="x" * 200, path=f"{number}", size=1, mtime=None, now=NOW)
+    assert ledger.is_disk_trouble(caught.value)
+    db.execute("PRAGMA max_page_count=1000000")
+    assert batch(db) == 1
+    with pytest.raises(sqlite3.OperationalError) as other:
+        db.execute("SELECT nothing FROM nowhere")
+    assert not ledger.is_disk_trouble(other.value)
+
+
 def test_a_reader_cannot_write(db: Database) -> None:
     with ledger.open_profile(db.path, write=False) as reader, pytest.raises(sqlite3.OperationalError):
         reader.execute("DELETE FROM batches")

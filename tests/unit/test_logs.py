@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,21 @@ def test_a_full_disk_costs_lines_and_says_how_many(tmp_path: Path, monkeypatch: 
     note, line = (tmp_path / "x.jsonl").read_bytes().splitlines()
     assert json.loads(note)["lines"] == 2
     assert line == b"3"
+
+
+def test_a_line_that_the_disk_cut_short_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = LogFile(tmp_path / "x.jsonl", limit=1000, keep=2)
+
+    def half(to: FileIO, data: bytes) -> None:
+        to.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs, "_write_all", half)
+        file.write(b'{"number": 1}\n')
+    file.write(b'{"number": 2}\n')
+    torn, note, line = (tmp_path / "x.jsonl").read_bytes().splitlines()
+    assert torn == b'{"numbe' and json.loads(note)["lines"] == 1 and json.loads(line) == {"number": 2}
 
 
 def test_threads_do_not_tear_each_others_lines(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def tasks() -> Tasks:
 
 def schedule(db: Database, clock: Clock, doable: str = "snapshot verify", **settings: Any) -> Schedule:
     given = {"timezone": "UTC", "prune_after_snapshot": False} | settings
+    given["cycles"] = {"monthly": {"when": "off"}} | given.get("cycles", {})
     made = ScheduleSettings.model_validate(given)
     return Schedule(db, made, doable.split(), now=clock.now, clock=lambda: clock.timer)
 
@@ -367,7 +368,7 @@ def test_by_hand_says_why_not_and_what_there_is(db: Database, clock: Clock, task
         one.run_now(by_hand(db, clock, "verify"), "verify", tasks)
     with pytest.raises(ValueError, match="no snapshot is there"):
         one.run_now(by_hand(db, clock, "verify"), "verify", tasks)
-    with pytest.raises(ValueError, match="no task 'dance' in the schedule; there is snapshot, verify, long"):
+    with pytest.raises(ValueError, match="no task 'dance' in the schedule; there is snapshot, verify, monthly, long"):
         one.run_now(by_hand(db, clock, "dance"), "dance", tasks)
     answer = one.run_now(by_hand(db, clock, "long"), "long", tasks)
     assert answer and answer["outcome"].startswith("asked for: request ")
@@ -497,7 +498,8 @@ def test_schedule_on_a_fresh_home(home: Home, capsys: pytest.CaptureFixture[str]
     found = told(home, capsys, "--set", "schedule.verify=off")
     assert found["zone"] == "UTC" and found["daemon"] == {"running": False, "pid": None}
     by_name = {one["task"]: one for one in found["tasks"]}
-    assert by_name.keys() == {"snapshot", "prune", "verify"}
+    assert by_name.keys() == {"snapshot", "prune", "verify", "monthly"}
+    assert by_name["monthly"]["when"] == "1st 03:30"
     assert by_name["snapshot"]["next_slot"].endswith("T03:00") and by_name["snapshot"]["state"] is None
     assert by_name["prune"]["when"] == "after snapshot"
     assert by_name["prune"]["next_run"] == by_name["snapshot"]["next_run"]

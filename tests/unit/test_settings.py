@@ -222,8 +222,8 @@ def test_engramd_toml_with_every_line_taken_in_gives_the_defaults(home: Home) ->
     text = re.sub(r"^#(?=[a-z_]+ = |\[)", "", template(), flags=re.MULTILINE)
     settings = load(write(home, text), environ={})
     assert settings.profiles.keys() == {"anna"} and settings.sources.keys() == {"chatgpt"}
-    assert settings.schedule.cycles.keys() == {"monthly"}
-    schedule = settings.schedule.model_copy(update={"cycles": {}})
+    assert settings.schedule.cycles.keys() == {"monthly"}  # with figures where the default is that of [cycle]
+    schedule = settings.schedule.model_copy(update={"cycles": Settings().schedule.cycles})
     settings = settings.model_copy(update={"schedule": schedule})
     for section in Settings.model_fields:
         if section not in ("profiles", "sources"):

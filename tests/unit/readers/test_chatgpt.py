@@ -299,6 +299,7 @@ def test_a_list_one_conversation_and_lines_are_all_read() -> None:
     assert said([one]) == said(one) == said(line, "chat.jsonl") == PAIR
     assert said(line + b"\n" + line + b"\n", "chat.jsonl") == PAIR * 2
     assert said(b"\xef\xbb\xbf [ " + line + b" ]", "renamed.txt") == PAIR
+    assert said({"conversations": [one, one]}) == PAIR * 2
 
 
 def test_a_torn_export_gives_what_was_whole() -> None:
@@ -357,3 +358,18 @@ def test_a_zip_in_several_files_is_read_and_what_comes_with_it_is_named() -> Non
 def test_a_zip_of_companions_alone_is_refused_with_the_reason() -> None:
     with pytest.raises(Refused, match="holds no memory"):
         heard(zipped({"user.json": {"id": "u"}, "message_feedback.json": []}), "export.zip")
+
+
+def test_files_that_were_sent_are_no_notes_of_the_person() -> None:
+    files = {
+        "conversations.json": [conversation(ASK, REPLY)], "file-AbC123xyzAbC123xyzAbCd-report.txt": "Nobody said this.",
+        "file_0000000012ab00000000ff-table.csv": "a,b\n1,2\n", "user-x1/file_00000000ff12345678.dat": b"\x00\x01",
+        "textdocs/d1.json": {"id": "d1", "title": "Tea", "content": "Written together.", "created_at": "2024-01-01"},
+        "notes.md": "My own note.",
+    }  # fmt: skip
+    got = heard(zipped(files), "export.zip")
+    assert [one.content for one in got if isinstance(one, Memory)] == ["My own note."]
+    assert {one.where for one in got if isinstance(one, LeftOut)} == set(files) - {"conversations.json", "notes.md"}
+    assert not [one for one in got if isinstance(one, BadItem)]
+    del files["conversations.json"]
+    assert len([one for one in heard(zipped(files), "notes.zip") if isinstance(one, Memory)]) > 1

@@ -92,6 +92,14 @@ def test_blocks_win_over_the_old_field_with_its_notes() -> None:
     assert said([conversation(ASK, {**REPLY, "content": [], "text": f"In late winter.\n\n{note}"})]) == PAIR
 
 
+def test_what_the_page_never_showed_is_no_text_of_an_old_answer() -> None:
+    old = ('Here.\n\n<antThinking>A page is best.</antThinking>\n\n<antArtifact identifier="x" type="text/markdown" '
+           'title="T">\n# Roses\n</antArtifact>\n\nEnjoy.')  # fmt: skip
+    assert said([conversation(ASK, message("m2", "assistant", old))])[1][1] == "Here.\n\n# Roses\n\nEnjoy."
+    assert said([conversation(message("m1", "human", "What is <antThinking>?"))]) == [
+        ("user", "What is <antThinking>?")]  # fmt: skip
+
+
 def test_an_empty_message_is_left_out() -> None:
     assert reasons([conversation(ASK, message("m2", "assistant"))]) == ["an empty message"]
 
@@ -172,6 +180,7 @@ def test_a_list_one_conversation_and_lines_are_all_read() -> None:
     line = json.dumps(one).encode()
     assert said([one]) == said(one) == said(line + b"\n", "x.jsonl") == said(json.dumps(one, indent=1).encode()) == PAIR
     assert said(line + b"\n{broken\n" + line) == PAIR * 2
+    assert said({"conversations": [one]}) == PAIR
 
 
 def test_a_torn_export_gives_what_was_whole() -> None:
@@ -282,3 +291,14 @@ def test_a_zip_is_read_with_all_that_comes_with_it() -> None:
     assert {one.where.partition(",")[0] for one in got if isinstance(one, LeftOut)} == {
         "users.json", "projects.json", "projects/p1.json", "login_history.json"}  # fmt: skip
     assert not [one for one in got if isinstance(one, BadItem)]
+
+
+def test_a_paragraph_bears_the_heading_that_it_stands_under() -> None:
+    memory = "**Work**\n\nShe mends violins.\n\n**Home**\nTwo cats.\n\nA garden."
+    found = [one.content for one in heard([{"account_uuid": "a", "conversations_memory": memory}], "memories.json")]
+    assert found == ["Work\nShe mends violins.", "**Home**\nTwo cats.", "Home\nA garden."]
+
+
+def test_an_answer_whose_blocks_hold_thoughts_alone_is_in_the_old_field() -> None:
+    thoughts = {**message("m2", "assistant", {"type": "thinking", "thinking": "hm"}), "text": "In late winter."}
+    assert said([conversation(ASK, thoughts)]) == PAIR
