@@ -168,8 +168,8 @@ def _checkpoints(world: World, now: datetime) -> Iterator[Entry]:
     left_at = _left_at(world)
     there = {int(folder.name): chains.steps(world.paths.chains, int(folder.name)) for folder in _chain_folders(world)}
     for point in jobs.checkpoints(world.db):
-        path = there.get(point["chain"], {}).get(point["step"])
-        if path is None or (head is not None and point["chain"] == head["chain"]):
+        place = there.get(point["chain"], {}).get(point["step"])
+        if place is None or (head is not None and point["chain"] == head["chain"]):
             continue
         left = left_at.get(point["chain"])
         if point["sha256"] in needed:
@@ -178,7 +178,7 @@ def _checkpoints(world: World, now: datetime) -> Iterator[Entry]:
             keep, why = True, f"its chain was left less than {LEFT_DAYS} days ago"
         else:
             keep, why = False, f"the head left its chain on {left:%Y-%m-%d}"
-        yield Entry("checkpoint", f"{path.parent.name}/{path.name}", keep, (why,), path)
+        yield Entry("checkpoint", f"{place.parent.name}/{place.name}", keep, (why,), place)
 
 
 def _left_at(world: World) -> dict[int, datetime]:

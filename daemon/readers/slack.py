@@ -34,6 +34,11 @@ _DAY = re.compile(r"^(?:(.*)/)?([^/]+)/\d{4}-\d{2}-\d{2}\.json$")
 _MARK = re.compile(r"<([^<>\n]*)>")
 _WITHOUT_TEXT = (("files", "a file"), ("file", "a file"), ("attachments", "an attachment"), ("blocks", "a form"))
 _SLACKBOT = "USLACKBOT"
+# What Slack itself wrote for a file until 2018, in the name of the person: the words behind it are theirs.
+_OF_A_FILE = re.compile(
+    r"<@[^<>]+> (?:(?:uploaded|shared|mentioned) (?:a|an) (?:file|image|Post|snippet)|created a snippet): <[^<>]*>"
+    r"(?: and commented: (?P<words>.*))?", re.DOTALL
+)  # fmt: skip
 
 
 class _Channel(NamedTuple):
@@ -190,6 +195,9 @@ def _messages(
         who = who if type(who) is str and who else None
         name = _speaker(message, who, people)
         text = normal_text(text) if type(text) is str else ""
+        if str(message.get("subtype")).startswith("file_"):
+            who, text = _of_a_file(message, who, text)
+            name = _speaker(message, who, people)
         if "<" in text or "&" in text:
             text = plain(text, people, names)
         why = _why_not(message, who, text, bots)
@@ -200,6 +208,16 @@ def _messages(
             NAME, channel.conversation, name, text, raw, time, True, key, None if key else raw,
             None, who, None, channel.group, last,
         )  # fmt: skip
+
+
+def _of_a_file(message: Mapping[str, Any], who: str | None, text: str) -> tuple[str | None, str]:
+    """(Who spoke, in their own words), where Slack wrote a sentence around a file or a comment on one."""
+    comment = message.get("comment")
+    if message.get("subtype") == "file_comment" and isinstance(comment, dict):
+        user, words = comment.get("user"), comment.get("comment")
+        return user if isinstance(user, str) and user else who, normal_text(words) if isinstance(words, str) else ""
+    found = _OF_A_FILE.fullmatch(text)
+    return who, (found["words"] or "") if found else text
 
 
 def _time(raw: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""A year of daily use in seconds: real book-keeping, snapshots and prunes, checkpoints of a known size that hold nothing.
+"""A year of daily use in seconds: real books, snapshots and prunes; checkpoints of a known size that hold nothing.
 
 What a year takes at most is computed from the policy and from the sizes that a few nights of another home show, before
 the first night of the year. Only what must survive a power cut is left out: fsync does nothing here.

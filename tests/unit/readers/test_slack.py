@@ -107,3 +107,23 @@ def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
     raw = json.dumps([message("1705309200.000100"), {**message("1705309201.000100"), key: odd}]).encode()
     got = list(readers.read(io.BytesIO(raw), "2024-01-15.json", len(raw), None))
     assert len(got) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "speaker", "text"),
+    [
+        ({"subtype": "file_share", "text": "<@U1|ada> uploaded a file: <https://f/1|plan.pdf>"}, "Ada", None),
+        ({"subtype": "file_share", "text": "<@U1> uploaded an image: <https://f/1|a> and commented: Look &amp; see"},
+         "Ada", "Look & see"),
+        ({"subtype": "file_mention", "text": "<@U1> mentioned a file: <https://f/1|plan.pdf>"}, "Ada", None),
+        ({"subtype": "file_comment", "user": None, "text": "<@U2> commented on <@U1>’s file <https://f/1|a>: nice",
+          "comment": {"user": "U2", "comment": "nice, <@U1>"}}, "Bo Lind", "nice, @Ada"),
+        ({"subtype": "file_share", "text": "our plan"}, "Ada", "our plan"),
+        ({"text": "<@U2> uploaded a file: <https://f/1|a>"}, "Ada", "@Bo Lind uploaded a file: a"),
+    ],
+)  # fmt: skip
+def test_what_slack_wrote_about_a_file_is_nobodys_words(more: dict[str, Any], speaker: str, text: str | None) -> None:
+    said = {**message("1705309600.000100", files=[{"id": "F1"}]), **more}
+    got = [one for one in zipped({**EXPORT, "general/2024-01-17.json": [said]}) if one.timestamp == said["ts"]]
+    assert [(one.speaker, one.text) for one in got if isinstance(one, Utterance)] == [(speaker, text)] * (text is not None)
+    assert [one.reason for one in got if isinstance(one, LeftOut)] == ["a file without a text"] * (text is None)
