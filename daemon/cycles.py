@@ -9,6 +9,7 @@ from typing import Any
 
 from daemon.freezing import Material
 from daemon.ledger import jobs, memories
+from daemon.ledger.selection import select as draw
 from daemon.logs import get_logger
 from daemon.rules import selection
 from daemon.settings import Settings
@@ -79,16 +80,14 @@ def select(world: World, request: int, asked: dict[str, Any], now: str) -> Mater
     kind = kind_of(asked.get("kind"), any_version=jobs.get_head(db) is not None)
     window = window_of(world.settings, kind, asked)
     since = None if window.days_recent is None else selection.cutoff(now, window.days_recent)
-    recent, old = memories.window(db, since)
-    chosen = selection.choose(recent, old, window, world.seed)
-    rehearsed = memories.trained_among(db, chosen.seqs)
+    chosen = draw(db, window, since, world.seed)
     rows = memories.by_seq(db, chosen.seqs)
     if window.mode:
         rows = (row for row in rows if world.curation.mode(row[3]) == window.mode)
     _log.info("cycle_selected", profile=world.name, cycle=kind, since=since, recent=chosen.recent, old=chosen.old,
               left_out_recent=chosen.left_out_recent, left_out_old=chosen.left_out_old)  # fmt: skip
     return Material(
-        rows, f"{kind} cycle: {chosen.recent} recent and {chosen.old} old memories", (), rehearsed,
+        rows, f"{kind} cycle: {chosen.recent} recent and {chosen.old} old memories", (), chosen.trained,
         asked.get("dataset_builder") or world.settings.cycle.dataset_builder,
         "a foundation begins anew from the base" if kind == "foundation" else None,
         {"request": request, "kind": kind, "name": asked.get("name"), "since": since, "seed": world.seed,

@@ -178,6 +178,7 @@ def m003_nights(db: sqlite3.Connection) -> None:
     """Going back, and what retention must not take."""
     for statement in (
         *(f"DROP TRIGGER {table}_legal_moves" for table in ("memories", "jobs", "versions")),
+        "CREATE INDEX memories_trained ON memories(time) WHERE state='trained'",  # what a cycle selects from
         # Each time that the head went anywhere else than on to the next job's checkpoint.
         """CREATE TABLE head_moves (
             id INTEGER PRIMARY KEY, at TEXT NOT NULL, reason TEXT NOT NULL, from_chain INTEGER, from_step INTEGER,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from daemon import jobdir, supervisor
 from daemon.dataset import Dataset, Row, said_in
 from daemon.ledger import Database, memories
+from daemon.ledger.selection import select
 from daemon.records import Memory
 from daemon.rules import planning, quality, selection
 from daemon.rules.wording import count_words
@@ -34,8 +35,7 @@ def rows_of(
         ]  # fmt: skip
         return seqs, {"what": "next job", "cycle": None, "memories": len(seqs)}
     since = None if window.days_recent is None else selection.cutoff(now, window.days_recent)
-    recent, old = memories.window(db, since)
-    chosen = selection.choose(recent, old, window, seed)
+    chosen = select(db, window, since, seed)
     return chosen.seqs, {
         "what": "foundation" if since is None else "monthly cycle",
         "cycle": "foundation" if since is None else "monthly", "since": since, "recent": chosen.recent,

@@ -57,12 +57,11 @@ def _prune(args: argparse.Namespace) -> int:
         print_json({"profile": args.profile, "dry_run": args.dry_run, **told})
         return Exit.OK
     rows = [
-        ["keep" if one["keep"] else "remove", one["kind"], one["name"], "" if one["keep"] else shown(one["size"]),
-         "; ".join(one["reasons"])]
+        ["keep" if one["keep"] else "remove", one["kind"], one["name"], shown(one["size"]), "; ".join(one["reasons"])]
         for one in told["entries"] if args.all or args.dry_run or not one["keep"]
     ]  # fmt: skip
     if rows:
-        print(drawing.table(["", "what", "name", "frees", "why"], rows))
+        print(drawing.table(["", "what", "name", "alone", "why"], rows))
     gone = sum(not one["keep"] for one in told["entries"])
     would = "would be " if args.dry_run else ""
     kept = len(told["entries"]) - gone

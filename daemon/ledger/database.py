@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         return self._db.execute(sql, values)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
@@ -93,7 +93,7 @@ class Database:
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         return [dict(row) for row in self._db.execute(sql, values)]
 
-    def number(self, sql: str, values: Sequence[Any] = ()) -> int:
+    def number(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """The first column of the first row; 0 where that is NULL."""
         return int(self._db.execute(sql, values).fetchone()[0] or 0)
 

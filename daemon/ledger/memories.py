@@ -156,25 +156,6 @@ def waiting_of(db: Database, batches: Sequence[int], limit: int) -> Iterator[tup
                 return
 
 
-def window(db: Database, since: str | None) -> tuple[list[int], Iterator[int]]:
-    """(recent, old) numbers of the memories that a cycle may use, in the order of arrival. A memory whose time is
-    unknown is recent, not old; `since` None: all are recent."""
-    usable = "state IN ('waiting','trained')"
-    if since is None:
-        return [row["seq"] for row in db.execute(f"SELECT seq FROM memories WHERE {usable} ORDER BY seq")], iter(())
-    recent = db.execute(
-        f"SELECT seq FROM memories WHERE {usable} AND (time IS NULL OR time >= ?) ORDER BY seq", (since,)
-    )
-    old = db.execute(f"SELECT seq FROM memories WHERE {usable} AND time < ? ORDER BY seq", (since,))
-    return [row["seq"] for row in recent], (row["seq"] for row in old)
-
-
-def trained_among(db: Database, seqs: Sequence[int]) -> set[int]:
-    """Those of these memories that were trained before."""
-    wanted = set(seqs)
-    return {row["seq"] for row in db.execute("SELECT seq FROM memories WHERE state='trained'") if row["seq"] in wanted}
-
-
 def is_there(db: Database, id_: str) -> bool:
     return bool(db.number("SELECT count(*) FROM memories WHERE id=?", (bytes.fromhex(id_),)))
 

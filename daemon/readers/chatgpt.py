@@ -22,7 +22,8 @@ ABOUT = """\
 **ChatGPT.** Settings, Data controls, Export data; drop the zip from the mail as it is, or its `conversations.json` (or
 `conversations-000.json` and on). Of each conversation the line that was last on the screen is read, not the answers
 that were made anew. Hidden and system messages, tools, thoughts and pictures are left out. What you told ChatGPT about
-yourself becomes an observation. The answers are learnt; with `[sources.chatgpt] train_on = "me"` your own words are.
+yourself becomes an observation, and so does each thing that it noted of you. The answers are learnt; with
+`[sources.chatgpt] train_on = "me"` your own words are.
 """
 
 SOURCE = "chatgpt"

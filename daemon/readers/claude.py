@@ -17,8 +17,9 @@ from daemon.records import BadItem, Heard, LeftOut, Memory, Utterance
 
 ABOUT = """\
 **Claude.** Settings, Privacy, Export data; drop the zip as it is, or its `conversations.json`. The texts of both sides
-are read; thoughts, tools and attached files are left out. What Claude remembers of you (the file of memories) becomes
-observations, one for each section. The answers are learnt; with `[sources.claude] train_on = "me"` your own words are.
+are read, also in chats of Claude Design; thoughts, tools, attached files and projects are left out. What Claude
+remembers of you (the file of memories) becomes observations, one for each section. The answers are learnt; with
+`[sources.claude] train_on = "me"` your own words are.
 """
 
 SOURCE = "claude"

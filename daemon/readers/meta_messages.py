@@ -14,18 +14,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from daemon.readers.json_backwards import listed, turned
 from daemon.readers.json_chats import (
     HELD_BYTES,
     MINUTES,
     Feed,
     Header,
     broken,
-    held_values,
     hour_of,
     oldest_first,
     utc,
     whole_headers,
 )
+from daemon.readers.json_items import Torn
 from daemon.readers.shape import FileFacts, Limits, Locale, Sniff, StreamReader, Tree, TreeReader, normal_text
 from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
 
@@ -159,45 +160,62 @@ def _thread(header: Header, folder: str) -> _Thread:
     return _Thread(repaired(conversation), group)
 
 
-def _opened(stream: BinaryIO) -> tuple[Header, list[Any] | None]:
-    """(what the file says of its thread, its messages where it is small and whole). The stream is put back."""
+def _held(stream: BinaryIO) -> tuple[Header, list[Any]] | None:
+    """(What the file says of its thread, its messages) where it is small and whole. The stream is put back."""
     start = stream.tell()
     raw = stream.read(HELD_BYTES + 1)
     stream.seek(start)
-    if len(raw) <= HELD_BYTES:
-        try:
-            value = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            messages = value.get("messages") if isinstance(value, dict) else None
-            return (value, messages) if isinstance(messages, list) else ({}, [])
-    header: Header = next(whole_headers(Feed(stream), ""), {})
-    stream.seek(start)
-    return header, None
+    if len(raw) > HELD_BYTES:
+        return None
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    messages = value.get("messages") if isinstance(value, dict) else None
+    return (value, messages) if isinstance(messages, list) else ({}, [])
 
 
 def _messages(stream: BinaryIO, folder: str) -> Iterator[Heard]:
-    header, held = _opened(stream)
-    thread = _thread(header, folder)
-    start = stream.tell()
-    if held is not None and (order := _order(held)) is not None:
-        for number in order:
-            yield _heard(held[number], thread, f"message {number + 1}")
+    whole = _held(stream)
+    if whole is None:
+        yield from _long(stream, folder)
         return
+    header, messages = whole
+    thread = _thread(header, folder)
+    order = _order(messages)
+    if order is not None:
+        for number in order:
+            yield _heard(messages[number], thread, f"message {number + 1}")
+        return
+    pairs = [_timed(message, thread, number) for number, message in enumerate(messages, 1)]
+    yield from oldest_first(pairs.__iter__)
 
-    def opened() -> Iterator[tuple[float | None, Heard]]:
+
+def _long(stream: BinaryIO, folder: str) -> Iterator[Heard]:
+    """A file that is too long to be held, or damaged: what is whole of it."""
+    start = stream.tell()
+    found = listed(stream, b"messages", lambda message: _when(message) if type(message) is dict else None)
+    if found is None:
+        yield broken(Torn(), "")
+        return
+    error = found.error
+    try:
+        header = orjson.loads(found.around)
+    except orjson.JSONDecodeError:
+        if found.around:
+            error = Torn()  # behind the messages, where the file says what thread it is
         stream.seek(start)
-        messages = held if held is not None else held_values(stream, HELD_BYTES + 1, "messages.item")
-        for number, message in enumerate(messages, 1):
-            if type(message) is dict:
-                yield _when(message), _heard(message, thread, f"message {number}")
-            elif isinstance(message, Exception):
-                yield None, broken(message, f"message {number - 1}" if number > 1 else "")
-            else:
-                yield None, BadItem(f"message {number}", "no object")
+        header = next(whole_headers(Feed(stream), ""), {})
+    thread = _thread(header, folder)
+    yield from turned(stream, found, lambda message, number: _timed(message, thread, number))
+    if error is not None:
+        yield broken(error, f"message {found.size}" if found.size else "")
 
-    yield from oldest_first(opened)
+
+def _timed(message: Any, thread: _Thread, number: int) -> tuple[float | None, Heard]:
+    if type(message) is dict:
+        return _when(message), _heard(message, thread, f"message {number}")
+    return None, BadItem(f"message {number}", "no object")
 
 
 def _order(messages: list[Any]) -> range | None:

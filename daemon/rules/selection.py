@@ -1,10 +1,10 @@
 """Which memories a cycle is made of (origin, rows 8 and 21): all recent ones, and a seeded draw of the old."""
 
 import hashlib
-import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+PRIME = 2**31 - 1  # so that a product of two remainders fits into SQLite's 63 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Selection:
     seqs: list[int]  # in the order of arrival
+    trained: frozenset[int]  # of these, those that were trained before
     recent: int
     old: int
     left_out_recent: int  # beyond `most`
@@ -32,21 +33,12 @@ def cutoff(now: str, days: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
-def choose(recent: Iterable[int], old: Iterable[int], window: Window, seed: int) -> Selection:
-    """`recent` in the order of arrival. The draw is a sort by hash, so that it outlives Python releases."""
-    taken = list(recent)
-    dropped = 0
-    if window.most is not None and len(taken) > window.most:
-        dropped = len(taken) - window.most
-        taken = taken[dropped:]  # the newest stay
-    room = window.old_samples if window.most is None else min(window.old_samples, window.most - len(taken))
-    count = 0
+def rank(seed: int) -> tuple[int, int, int]:
+    """(a, b, c) of the draw: old memories come in the order of (x*x + b*x + c) mod P with x = (a*seq + c) mod P.
 
-    def ranked() -> Iterable[tuple[bytes, int]]:
-        nonlocal count
-        for seq in old:
-            count += 1
-            yield hashlib.sha256(f"{seed}:old:{seq}".encode()).digest(), seq
-
-    drawn = [seq for _, seq in heapq.nsmallest(max(room, 0), ranked())]
-    return Selection(sorted([*drawn, *taken]), len(taken), len(drawn), dropped, count - len(drawn))
+    A polynomial of the memory's number over a prime, its factors from SHA-256 of the seed: it can be worked out by
+    SQLite while it walks an index, and outlives releases of Python.
+    """
+    digest = hashlib.sha256(f"{seed}:old".encode()).digest()
+    parts = [int.from_bytes(digest[place : place + 8], "big") % (PRIME - 1) + 1 for place in (0, 8, 16)]
+    return parts[0], parts[1], parts[2]

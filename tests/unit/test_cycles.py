@@ -127,3 +127,29 @@ def test_a_dry_run_tells_the_exact_steps(home: Home, base: list[str], capsys: py
     assert head(home)["version"] == 2  # type: ignore[index]
     told = cycle(home, kind="monthly")
     assert planned["steps"] == told["steps"] > 0 and planned["disk_bytes"] > 0
+
+
+def test_the_draw_is_seeded_even_and_the_same_every_time(tmp_path: Path) -> None:
+    from daemon.ledger.selection import select
+    from daemon.rules.selection import Window
+
+    with ledger.open_profile(tmp_path / "ledger.db", write=True) as db:
+        with db.transaction():
+            db.execute("INSERT INTO batches (id,sha256,name,path,size,state,claimed_at) VALUES (1,'','','',0,'x','')")
+            db.executemany(
+                "INSERT INTO memories (seq,id,batch,state,type,source,time,content) VALUES (?,?,1,?,'','',?,'')",
+                [(n, n.to_bytes(4, "big"), "waiting" if n % 10 == 0 else "discarded" if n % 10 == 1 else "trained",
+                  None if n == 2 else f"2026-{1 + n // 1000:02}-01T00:00:00Z") for n in range(1, 10_000)],
+            )  # fmt: skip
+        window = Window(30, 1000)
+        one, again = (select(db, window, "2026-10-01T00:00:00Z", 7) for _ in range(2))
+        other = select(db, window, "2026-10-01T00:00:00Z", 8)
+        assert one == again and one.seqs != other.seqs and one.seqs == sorted(set(one.seqs))
+        assert (one.recent, one.old, one.left_out_old) == (901, 1000, 7098)
+        assert 2 in one.seqs and not [n for n in one.seqs if n % 10 == 1]
+        assert one.trained == {n for n in one.seqs if n % 10}
+        tenths = [sum(n // 900 == part for n in one.seqs if n < 9000) for part in range(10)]
+        assert all(60 <= count <= 140 for count in tenths), tenths  # of 100 each: no part of the past is left out
+        few = select(db, Window(30, 1000, most=950), "2026-10-01T00:00:00Z", 7)
+        assert (few.recent, few.old, few.left_out_recent) == (901, 49, 0) and set(few.seqs) <= set(one.seqs)
+        assert select(db, Window(None), None, 7).recent == 8999

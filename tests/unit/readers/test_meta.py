@@ -10,7 +10,7 @@ import pytest
 from daemon import readers
 from daemon.readers import meta_messages
 from daemon.readers.meta_messages import repaired
-from daemon.records import BadItem, LeftOut, Utterance
+from daemon.records import BadItem, LeftOut, Refused, Utterance
 
 T = 1705309200000
 
@@ -113,3 +113,48 @@ def test_no_value_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
 @pytest.mark.parametrize("odd", [None, 5, [], {}, [5]])
 def test_no_header_of_a_wrong_type_does_harm(key: str, odd: Any) -> None:
     assert [one.text for one in heard({**thread(message(1)), key: odd})] == ["hi"]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("order", [1, -1, 0])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_long_file_is_turned_round_block_by_block(
+    monkeypatch: pytest.MonkeyPatch, indent: int | None, order: int, zipped: bool
+) -> None:
+    messages: list[Any] = [message(n, f"m{n} {'x' * (n % 150)}" + "é{]\"[," * (n % 3)) for n in range(3000)]
+    messages[77:77] = [5, None]
+    messages = messages[:: order or -1]
+    if not order:
+        messages[100:120] = reversed(messages[100:120])  # nearly in order
+    raw = json.dumps(thread(*messages), indent=indent, ensure_ascii=bool(order)).encode()
+    if zipped:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("inbox/ada_1/message_1.json", raw)
+        raw = packed.getvalue()
+    plain = heard(raw, "m.zip" if zipped else "message_1.json")
+    monkeypatch.setattr(meta_messages, "HELD_BYTES", 100)
+    monkeypatch.setattr("daemon.readers.json_backwards.WHOLE", 100)
+    long = heard(raw, "m.zip" if zipped else "message_1.json")
+    assert [one.where for one in long if isinstance(one, Utterance)] == [
+        one.where for one in plain if isinstance(one, Utterance)
+    ]
+    assert sorted(map(str, long)) == sorted(map(str, plain))
+    assert sum(isinstance(one, BadItem) for one in long) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 150, 40_000, 200_000])
+def test_a_long_file_that_is_torn_gives_what_was_whole(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    raw = json.dumps(thread(*[message(n, f"m{n} {'x' * 40}") for n in range(3000, 0, -1)])).encode()[:-cut]
+    monkeypatch.setattr(meta_messages, "HELD_BYTES", 100)
+    monkeypatch.setattr("daemon.readers.json_backwards.WHOLE", 100)
+    got = heard(raw)
+    said = [int(one.text.split()[0][1:]) for one in got if isinstance(one, Utterance)]
+    assert said == list(range(3001 - len(said), 3001))
+    assert "ends too early" in got[-1].reason
+    assert got[-1].where == f"after message {len(said)}"
+
+
+def test_a_list_that_never_opens_is_refused() -> None:
+    with pytest.raises(Refused, match="ends too early"):
+        heard(b'{"participants": [{"name": "Ada"}], "thread_path": "inbox/a", "messages": ')
