@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 MANIFEST_SHA256 = "manifest.sha256"
 FORMAT = 1
 _TEMPORARY = ".tmp-"
+_FSYNC_EACH = 8  # up to so many folders one by one: a hundred flushes of a busy disk take longer than all the rest
 _SEALED = 0o222  # no write bits: nothing in the house writes such a file again
 
 Inode = tuple[int, int]
@@ -102,8 +103,10 @@ def create(
         size = target.stat().st_size
         files[part.name] = {"sha256": sha256, "size": size}
         new_bytes += 0 if linked and not part.fresh else size
-    for one in reversed(folders.values()):  # the deepest first
-        durable.fsync_dir(one)
+    if len(folders) > _FSYNC_EACH:
+        durable.sync_filesystem(folder)
+    else:
+        durable.fsync_dirs(folders.values())
     written = _seal(folder, facts, files)
     os.rename(folder, top / name)
     durable.fsync_dir(top)

@@ -20,8 +20,11 @@ def register(subparsers: "Subparsers") -> None:
     listing.set_defaults(run=_batches)
     for name, function in (("retry", _retry), ("discard", _discard)):
         parser = command(subparsers, name)
-        parser.add_argument("batch", type=whole, metavar="BATCH", help="its number, as engramd status shows it")
+        parser.add_argument("batch", type=whole, metavar="BATCH", nargs="?" if name == "retry" else None,
+                            help="its number, as engramd status shows it")  # fmt: skip
         profile_option(parser)
+        if name == "retry":
+            parser.add_argument("--all", action="store_true", help="each batch that is held")
         parser.set_defaults(run=function)
         if name == "discard":
             parser.add_argument("--dry-run", action="store_true", help="only say what would be given up")
@@ -66,6 +69,23 @@ def _held(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _retry(args: argparse.Namespace) -> int:
+    if args.all == (args.batch is not None):
+        raise UserError("engramd retry: name a batch, or --all", Exit.USAGE)
+    if not args.all:
+        return _retry_one(args)
+    from daemon.cli.reading import opened
+    from daemon.ledger import batches
+
+    with opened(home_of(args), args.profile) as db:
+        held = [row["id"] for row in batches.in_state(db, "held")]
+    for args.batch in held:
+        _retry_one(args)
+    if not held:
+        print(f"no batch of {args.profile} is held")
+    return Exit.OK if held else Exit.NOTHING
+
+
+def _retry_one(args: argparse.Namespace) -> int:
     from daemon.cli.asking import ask
 
     row, states = _held(args)
@@ -74,7 +94,8 @@ def _retry(args: argparse.Namespace) -> int:
         print(f"batch {args.batch} ({row['name']}) is read again")
         return Exit.OK
     memories = drawing.plural(states.get("held", 0), "memory")
-    print(f"batch {args.batch} ({row['name']}) waits again, alone in its job: {memories}")
+    alone = ", alone in its job" if row["failures"] else ""
+    print(f"batch {args.batch} ({row['name']}) waits again{alone}: {memories}")
     return Exit.OK
 
 

@@ -51,6 +51,8 @@ keep_last = 2
 keep_daily = 0
 keep_weekly = 0
 keep_monthly = 0
+[retention.jobs]
+keep_last = 1000
 """
 
 

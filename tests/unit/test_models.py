@@ -70,7 +70,11 @@ def test_a_rollback_holds_what_was_learnt_since(
     assert audit_is_clean(home, capsys)
     work(home)  # nothing is trained by itself
     assert head(home)["version"] == 1  # type: ignore[index]
-    assert main([*base, "retry", "2"]) == 0 and main([*base, "discard", "3"]) == 0
+    with pytest.raises(UserError, match="name a batch, or --all"):
+        main([*base, "retry"])
+    assert main([*base, "discard", "3"]) == 0 and main([*base, "retry", "--all"]) == 0
+    assert "batch 2 (1.jsonl) waits again: 1 memory" in capsys.readouterr().out
+    assert main([*base, "retry", "--all"]) == 3
     work(home)
     assert head(home)["version"] == 4  # type: ignore[index]
     assert audit_is_clean(home, capsys)
