@@ -155,6 +155,7 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterator[Heard]
         if (
             not (plain and chat.plain and get("type") == "message" and _SPECIAL.isdisjoint(message))
             or who in TELEGRAM_ITSELF
+            or not text
             or text.isspace()
         ):
             why = _why_not(message, text, who, chat, owner)

@@ -2,6 +2,7 @@
 
 import calendar
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -24,6 +25,11 @@ class Keep:
     keep_within: str = ""
 
 
+def keep(counts: list[int], within: str) -> Keep:
+    last, daily, weekly, monthly, yearly = counts
+    return Keep(last, daily, weekly, monthly, yearly, within)
+
+
 def reference(items: list[Item], policy: Keep, now: datetime, zone: ZoneInfo, protected: set[str]) -> set[str]:
     """Names that stay: for each rule go back day by day (week by week, ...) from today and take what that day has."""
     newest = sorted(items, key=lambda item: (item.time, item.name))
@@ -35,12 +41,13 @@ def reference(items: list[Item], policy: Keep, now: datetime, zone: ZoneInfo, pr
     by_day: dict[date, str] = {}
     for item in past:
         by_day[item.time.astimezone(zone).date()] = item.name  # later ones overwrite
-    for count, label in (
+    rules: tuple[tuple[int, Callable[[date], int]], ...] = (
         (policy.keep_daily, lambda day: day.toordinal()),
         (policy.keep_weekly, lambda day: (day - timedelta(days=day.weekday())).toordinal()),
         (policy.keep_monthly, lambda day: day.year * 12 + day.month),
         (policy.keep_yearly, lambda day: day.year),
-    ):
+    )
+    for count, label in rules:
         found: dict[int, str] = {}
         for day in sorted(by_day):
             found[label(day)] = by_day[day]
@@ -88,7 +95,7 @@ def test_ten_thousand_cases_equal_the_reference() -> None:
         spans = [f"{dice.randrange(1, 60)}{unit}" for unit in "ymwdh" if dice.random() < 0.3]
         within = "".join(spans) if dice.random() < 0.3 else ""
         counts = [dice.randrange(6) if dice.random() < 0.5 else 0 for _ in range(5)]
-        policy = Keep(*counts, keep_within=within)
+        policy = keep(counts, within)
         if not any(counts) and not within:
             policy = Keep(keep_last=1)
         protected = {item.name: "pinned" for item in items if dice.random() < 0.1}
@@ -127,7 +134,7 @@ def test_no_more_are_kept_than_was_said() -> None:
     dice = random.Random(9)
     for _ in range(150):
         within = dice.choice(("", "9d", "3w", "2m", "7m", "1y", "36h"))
-        policy = Keep(*(dice.randrange(20) for _ in range(5)), keep_within=within)
+        policy = keep([dice.randrange(20) for _ in range(5)], within)
         if policy == Keep():
             continue
         now = datetime(2026, 11, 21, 3, tzinfo=UTC) + timedelta(days=dice.randrange(800))
@@ -141,15 +148,15 @@ def test_the_bound_of_a_year_covers_any_line_of_nights() -> None:
     """Jobs and snapshots on paper: what is alive at the worst moment of each night against what was said before."""
     dice = random.Random(11)
     for _ in range(12):
-        keep = Keep(dice.randrange(4), dice.randrange(15), dice.randrange(9), dice.randrange(13), dice.randrange(3))
+        taken_of = Keep(dice.randrange(4), dice.randrange(15), dice.randrange(9), dice.randrange(13), dice.randrange(3))
         folders = Keep(keep_last=dice.randrange(1, 40), keep_monthly=dice.randrange(13))
         most, per_day = dice.randrange(1, 6), dice.choice((1, 1, 4))
         taken = dice.choice((None, 1))
         sizes = Sizes(checkpoint=1000, job=100, record=3, ledger=50, snapshot=7)
-        if keep == Keep():
+        if taken_of == Keep():
             continue
-        limit = bound(keep, folders, sizes, checkpoints=most, days=365, per_day=per_day, taken=taken)
-        assert peak_on_paper(keep, folders, sizes, most, per_day, taken) <= limit, (keep, folders, most, per_day, taken)
+        limit = bound(taken_of, folders, sizes, checkpoints=most, days=365, per_day=per_day, taken=taken)
+        assert peak_on_paper(taken_of, folders, sizes, most, per_day, taken) <= limit, (taken_of, folders, most)
 
 
 Snapshots = dict[str, tuple[datetime, set[int]]]  # when, and which checkpoints it links to
@@ -163,7 +170,7 @@ def on_paper(snapshots: Snapshots, jobs: dict[str, datetime], chain: list[int], 
     )  # fmt: skip
 
 
-def peak_on_paper(keep: Keep, folders: Keep, sizes: Sizes, most: int, per_day: int, taken: int | None) -> int:
+def peak_on_paper(taken_of: Keep, folders: Keep, sizes: Sizes, most: int, per_day: int, taken: int | None) -> int:
     zone, now = ZoneInfo("Europe/Helsinki"), datetime(2026, 1, 1, 3, tzinfo=UTC)
     snapshots: Snapshots = {}
     jobs: dict[str, datetime] = {}
@@ -176,7 +183,7 @@ def peak_on_paper(keep: Keep, folders: Keep, sizes: Sizes, most: int, per_day: i
             chain = [*chain, number][-max(most, 2) :]
         snapshots[f"{night:05}"] = (now, set(chain if taken is None else chain[-taken:]))
         peak = max(peak, on_paper(snapshots, jobs, chain, sizes, at_work=0))
-        for found, policy in ((snapshots, keep), (jobs, folders)):
+        for found, policy in ((snapshots, taken_of), (jobs, folders)):
             items = [Item(name, value[0] if isinstance(value, tuple) else value) for name, value in found.items()]
             for decision in decide(items, policy, now, zone):
                 if not decision.keep:
