@@ -10,15 +10,23 @@ from trainer import names
 
 
 def mirror(db: Database, *, base_model: str, chains: Path) -> dict[str, Any]:
-    """What the file holds. Keys of the first two levels that are camel or snake are the origin's own."""
+    """What the file holds; the first keys of the whole and of each entry are the origin's. Three queries, however many
+    versions there are: it is written at each promotion."""
     head = jobs.get_head(db)
-    current = _checkpoint(chains, head["chain"], head["step"]) if head else base_model
+    rows = {row["id"]: row for row in jobs.versions_with_jobs(db)}
+    uses = jobs.uses_by_job(db)
+    methods = {row["id"]: json.loads(row["key"]).get("method") for row in jobs.chains(db)}
     return {
         "original_base_model": base_model,
-        "current_base_model": current,
+        "current_base_model": _checkpoint(chains, head["chain"], head["step"]) if head else base_model,
         "model_type": "local" if head else "huggingface",
         "head": head,
-        "training_history": [_version(db, row, base_model, chains) for row in jobs.versions(db)],
+        "training_history": [
+            _version(
+                row, rows.get(row["parent"]), uses.get(row["job"], {}), methods.get(row["chain"]), base_model, chains
+            )
+            for row in rows.values()
+        ],
     }
 
 
@@ -31,17 +39,11 @@ def write(path: Path, told: dict[str, Any]) -> bool:
     return True
 
 
-def version(db: Database, number: int, *, base_model: str, chains: Path) -> dict[str, Any] | None:
-    """One entry of `training_history`."""
-    row = jobs.version(db, number)
-    return None if row is None else _version(db, row, base_model, chains)
-
-
-def _version(db: Database, row: dict[str, Any], base_model: str, chains: Path) -> dict[str, Any]:
-    job = jobs.get(db, row["job"]) or {}
-    result = json.loads(job.get("result") or "{}")
-    parent = jobs.version(db, row["parent"]) if row["parent"] else None
-    key = jobs.chain_key(db, row["chain"]) or {}
+def _version(
+    row: dict[str, Any], parent: dict[str, Any] | None, uses: dict[str, int], method: str | None, base_model: str,
+    chains: Path,
+) -> dict[str, Any]:  # fmt: skip
+    result = json.loads(row["result"] or "{}")
     return {
         "version": row["id"],
         "run_id": str(row["job"]),
@@ -49,7 +51,7 @@ def _version(db: Database, row: dict[str, Any], base_model: str, chains: Path) -
         "base_model_used": _checkpoint(chains, parent["chain"], parent["step"]) if parent else base_model,
         "output_model_path": _checkpoint(chains, row["chain"], row["step"]),
         "gguf_path": None,
-        "samples_trained": job.get("samples"),
+        "samples_trained": row["samples"],
         "training_success": row["state"] in ("promoted", "undone"),
         "state": row["state"],
         "decision": row["reason"],
@@ -57,16 +59,17 @@ def _version(db: Database, row: dict[str, Any], base_model: str, chains: Path) -
         "parent": row["parent"],
         "chain": row["chain"],
         "step": row["step"],
-        "method": key.get("method"),
+        "method": method,
         "checkpoint_sha256": row["checkpoint_sha256"],
-        "spec_sha256": job.get("spec_sha256"),
-        "memories": jobs.uses_of(db, row["job"]),
+        "spec_sha256": row["spec_sha256"],
+        "memories": uses,
+        "cycle": json.loads(row["cycle"]) if row["cycle"] else None,
         "loss": result.get("last_loss"),
         "metrics": result.get("metrics"),
-        "steps": job.get("steps"),
+        "steps": row["steps"],
         "tokens": result.get("tokens"),
-        "started_at": job.get("started_at"),
-        "finished_at": job.get("finished_at"),
+        "started_at": row["started_at"],
+        "finished_at": row["finished_at"],
     }
 
 

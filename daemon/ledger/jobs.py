@@ -194,6 +194,23 @@ def versions(db: Database) -> list[dict[str, Any]]:
     return db.all("SELECT * FROM versions ORDER BY id")
 
 
+def versions_with_jobs(db: Database) -> list[dict[str, Any]]:
+    """Each version with what its job's row says of the run."""
+    return db.all(
+        """SELECT v.*, j.samples AS samples, j.steps AS steps, j.spec_sha256 AS spec_sha256, j.result AS result,
+        j.started_at AS started_at, j.finished_at AS finished_at, j.cycle AS cycle
+        FROM versions v JOIN jobs j ON j.id = v.job ORDER BY v.id"""
+    )
+
+
+def uses_by_job(db: Database) -> dict[int, dict[str, int]]:
+    """How many memories each job used as what."""
+    found: dict[int, dict[str, int]] = {}
+    for row in db.execute("SELECT job, use, count(*) FROM job_memories GROUP BY job, use"):
+        found.setdefault(row[0], {})[row[1]] = row[2]
+    return found
+
+
 def promote(db: Database, version: dict[str, Any], reason: str, now: str) -> None:
     """The verdict, the checkpoint and the head, in the caller's one transaction."""
     moved(db.execute("UPDATE versions SET state='promoted', reason=?, decided_at=? WHERE id=?",
