@@ -59,7 +59,8 @@ def freeze(
     )
     os.link(staged / names.SAMPLES, staged / names.DATASET)
     used = dataset.used
-    if not used:
+    new = [row for row in used if row[0] not in material.rehearsed]
+    if not used or (not new and material.cycle is None):
         with db.transaction():
             memories.skip(db, dataset.left_out)
             batches.close_settled(db, material.batches)
@@ -84,7 +85,6 @@ def freeze(
         home_db, world.name, "chain", at_least=jobs.newest_chain(db) + 1
     )
     steps = planning.steps(recipe, [len(segment) for segment in segments])
-    new = [row for row in used if row[0] not in material.rehearsed]
     with db.transaction():
         if not parent:
             jobs.insert_chain(db, chain, key_sha256, key, why_new or "", now)

@@ -275,14 +275,27 @@ class WhenSettings(Section):
     )  # fmt: skip
 
 
+class MixSettings(Section):
+    """`[training.mix]`: what goes into a night's job beside what is new."""
+
+    replay: float = Field(
+        0.0, ge=0.0, le=0.9,
+        description="Share of old memories in each job, trained once more so that they are not forgotten; 0: none.",
+    )  # fmt: skip
+    strategy: Literal["random", "least_recently_rehearsed"] = Field(
+        "random", description="Which old ones: a seeded draw, or those whose last training is longest ago."
+    )
+
+
 class TrainingSettings(TrainingRecipe):
     """`[training]`: the recipe of every job, and when jobs may run."""
 
     when: WhenSettings = Field(default_factory=WhenSettings, description="When jobs may run.")
+    mix: MixSettings = Field(default_factory=MixSettings, description="What is rehearsed in each job.")
 
     @property
     def recipe(self) -> TrainingRecipe:
-        return TrainingRecipe.model_validate(self.model_dump(exclude={"when"}))
+        return TrainingRecipe.model_validate(self.model_dump(exclude={"when", "mix"}))
 
 
 def _span(text: str) -> str:

@@ -5,6 +5,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from daemon import chains, disk, jobdir, outcome, progress_tail, supervisor
 from daemon.freezing import Material, freeze
 from daemon.ledger import Database, jobs, memories
+from daemon.ledger.selection import rehearsal
 from daemon.logs import get_logger
 from daemon.rules import planning
 from daemon.world import World
@@ -177,10 +179,23 @@ class Training:
             max_batches=world.settings.jobs.max_batches_per_job,
             max_memories=world.settings.jobs.max_memories_per_job,
         )
-        rows = memories.waiting_of(world.db, choice.batches, choice.memories)
-        if not self._frozen(Material(rows, choice.reason, choice.batches), self._fingerprint(base), now):
+        if not self._frozen(self._material(choice), self._fingerprint(base), now):
             self._sweep()
         return True
+
+    def _material(self, choice: planning.Choice) -> Material:
+        """What waits, and the share of old memories that `[training.mix]` adds to it."""
+        world, mix = self._world, self._world.settings.training.mix
+        rows = memories.waiting_of(world.db, choice.batches, choice.memories)
+        count = round(choice.memories * mix.replay / (1.0 - mix.replay))
+        if not count:
+            return Material(rows, choice.reason, choice.batches)
+        head = jobs.get_head(world.db)
+        new = memories.waiting_ids(world.db, choice.batches, choice.memories)
+        seed = planning.job_seed(world.seed, world.name, head["sha256"] if head else None, new)
+        old = rehearsal(world.db, count, seed, mix.strategy)
+        reason = f"{choice.reason}, and {len(old)} old memories"
+        return Material(chain(memories.by_seq(world.db, old), rows), reason, choice.batches, frozenset(old))
 
     def _fingerprint(self, base: Path) -> str:
         """Known until a file of the base changes."""

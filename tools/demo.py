@@ -255,7 +255,7 @@ def report(
             cells = [table.get((when, n, form)) for when in ("before", "after 1", "after 2")]
             text = "".join(f"{'' if cell is None else f'{cell:.2f}':>9}" for cell in cells)
             print(f"facts of drop {n + 1}, {words:<24}{text}")
-    print("(facts of drop 1 after drop 2 are shown as they are: rehearsal of old memories is a later release)")
+    print("(facts of drop 1 after drop 2 are shown as they are: [training.mix] replay rehearses old memories)")
 
     print("\nLoss across the border between the two jobs (engramd loss):\n", flush=True)
     subprocess.run([sys.executable, "-m", "daemon", "--home", str(home.root), "loss"], cwd=ROOT, check=True)

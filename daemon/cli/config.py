@@ -26,6 +26,7 @@ _SECTION_NOTES = {
     "cycle": "What a cycle selects; these keys may stand in training.json too.",
     "curation": "What becomes of a memory before it is trained.",
     "training.when": "When a job may run. Outside of it the running job saves, and goes on later where it stopped.",
+    "training.mix": "What goes into a night's job beside what is new.",
     "retention.snapshots": "What `engramd prune` keeps of each kind: all that any of these rules keeps.",
 }
 _NAMED = {  # sections of which a person makes as many as there are names: what they are, and an example

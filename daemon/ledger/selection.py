@@ -34,5 +34,19 @@ def select(db: Database, window: Window, since: str | None, seed: int) -> Select
     return Selection([seq for seq, _ in taken], trained, len(found), len(old), dropped, count - len(old))
 
 
+def rehearsal(db: Database, count: int, seed: int, strategy: str) -> list[int]:
+    """Numbers of so many trained memories (fewer where there are not as many), in the order of arrival."""
+    if strategy == "random":
+        a, b, c = rank(seed)
+        order, values = f"({_X} * {_X} % :p + :b * {_X} + :c) % :p, seq", {"a": a, "b": b, "c": c, "p": PRIME}
+    else:
+        order = "(SELECT max(job) FROM job_memories jm WHERE jm.memory = seq), seq"
+        values = {}
+    rows = db.execute(
+        f"SELECT seq FROM memories WHERE state='trained' ORDER BY {order} LIMIT :count", {**values, "count": count}
+    )
+    return sorted(row[0] for row in rows)
+
+
 def _named(since: str | None) -> dict[str, object]:
     return {} if since is None else {"since": since}

@@ -214,7 +214,7 @@ def test_engramd_toml_lists_every_key_with_its_default() -> None:
     text = (CHECKOUT / "etc" / "engramd.toml").read_text()
     assert text == template(), "write it anew: engramd config --template > etc/engramd.toml"
     plain = {name: {} for name in Settings.model_fields if name not in ("profiles", "sources")}
-    nested = {"training": {"when": {}}, "retention": {"snapshots": {}, "versions": {}, "jobs": {}}}
+    nested = {"training": {"when": {}, "mix": {}}, "retention": {"snapshots": {}, "versions": {}, "jobs": {}}}
     assert tomllib.loads(text) == plain | nested
 
 
