@@ -38,7 +38,8 @@ def test_who_was_rehearsed_longest_ago_comes_first(home: Home) -> None:
     with ledger.open_profile(home.profile("me").ledger, write=False) as db:
         rehearsed = db.all("SELECT job, memory FROM job_memories WHERE use='replay' ORDER BY job, memory")
         expected = {2: (1, 2, 3, 4), 3: (1, 2, 3, 4), 4: (5, 6, 7, 8)}  # of job 3 all were last seen in job 2
-        assert [(row["job"], row["memory"]) for row in rehearsed] == [(j, m) for j, seqs in expected.items() for m in seqs]
+        wanted = [(job, seq) for job, seqs in expected.items() for seq in seqs]
+        assert [(row["job"], row["memory"]) for row in rehearsed] == wanted
         assert rehearsal(db, 100, 1, "random") == list(range(1, 17))
 
 
