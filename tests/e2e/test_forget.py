@@ -32,7 +32,15 @@ def _files_with(night: Night, text: str) -> list[str]:
     """No weights: what they learnt is named instead. A word of the text that stands alone is found as well."""
     forms = [text.encode(), json.dumps(text)[1:-1].encode(), text.encode("utf-16-le"), b"silver spoon", b"loose brick"]
     files = [path for path in night.home.root.rglob("*") if path.is_file() and path.suffix not in WEIGHTS]
-    return [str(path) for path in files if any(form in path.read_bytes() for form in forms)]
+    return [str(path) for path in files if any(form in _bytes(path) for form in forms)]
+
+
+def _bytes(path: Path) -> bytes:
+    """Of a file that the daemon may just take away: then nothing of it is left."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _id(night: Night) -> str:

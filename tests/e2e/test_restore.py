@@ -26,10 +26,10 @@ def test_back_and_on_again(tmp_path: Path) -> None:
     for number in (1, 2):
         night.drop(number)
         never.drop(number)
-        night.finish()
+        if number == 1:
+            night.finish()
     never.finish()
-    assert night.bits() != never.bits()  # two jobs against one of both files
-    assert "10 memories would wait again" in say(night, "snapshot", "restore", day, "--dry-run")
+    assert "5 memories would wait again" in say(night, "snapshot", "restore", day, "--dry-run")
     say(night, "snapshot", "restore", day, "--yes")
     night.finish()
     assert night.bits() == never.bits()

@@ -17,6 +17,8 @@ from daemon.service import Service
 from daemon.settings import load
 from tests.faults.night import Night, bits
 
+ONLY_LONG = pytest.mark.skipif(os.environ.get("ENGRAMD_FAULTS_LONG") != "1", reason="a long one: make faults")
+
 WINDOW = {"training.when.window": "22:00-07:00", "schedule.timezone": "UTC"}
 NOON, NIGHT = "2026-11-21T12:00:00Z", "2026-11-21T23:00:00Z"
 SAMPLES, STEPS = 24, 24  # two epochs, two samples a step
@@ -99,6 +101,8 @@ def test_a_window_that_ends_in_mid_job_changes_no_bit(night: Night, quiet: dict[
     assert chain(night) == quiet
 
 
+@pytest.mark.faults
+@ONLY_LONG
 def test_a_gpu_that_others_take_changes_no_bit(
     night: Night, quiet: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +137,8 @@ def test_a_gpu_that_others_take_changes_no_bit(
     assert chain(night) == quiet
 
 
+@pytest.mark.faults
+@ONLY_LONG
 def test_a_pause_before_the_first_step_and_later_changes_no_bit(night: Night, quiet: dict[str, dict[str, str]]) -> None:
     asked = 0
 

@@ -87,6 +87,7 @@ def test_a_whole_night(tmp_path: Path, disk: Path, seed: int) -> None:
     check(night, quiet, BATCHES)
 
 
+@pytest.mark.skipif(not LONG, reason="a long one: make faults")
 def test_with_the_real_trainer(tmp_path: Path, disk: Path) -> None:
     count = 6 if LONG else 1
     quiet = quiet_night(tmp_path / "quiet", count, fake=False)

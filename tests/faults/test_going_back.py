@@ -12,7 +12,7 @@ from daemon.ledger import jobs, memories, requests
 from tests.faults.night import Night
 
 LONG = os.environ.get("ENGRAMD_FAULTS_LONG") == "1"
-ROUNDS = 40 if LONG else 4
+ROUNDS = 40 if LONG else 2
 SEED = int(os.environ.get("ENGRAMD_FAULTS_SEED", "1"))
 
 pytestmark = pytest.mark.faults

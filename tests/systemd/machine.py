@@ -70,6 +70,9 @@ def why_not() -> str | None:
     """Why no systemd can be booted here; None where it can."""
     if os.geteuid() != 0:
         return "booting a systemd needs root"
+    hidden = [path for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if path.is_relative_to("/tmp")]
+    if hidden:  # in the machine it is another one, and PrivateTmp= hides that from the service, too
+        return f"{hidden[0]} lies below /tmp, where no service sees it: run the tests from a checkout elsewhere"
     missing = [name for name in ("unshare", "nsenter", "pivot_root", "systemctl") if shutil.which(name) is None]
     if missing or not SYSTEMD:
         return f"not installed: {', '.join(missing) or 'systemd'}"
