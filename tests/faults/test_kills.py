@@ -13,8 +13,8 @@ import pytest
 from tests.faults.night import Night, bits
 
 LONG = os.environ.get("ENGRAMD_FAULTS_LONG") == "1"
-MOMENTS = 30 if LONG else 5
-BATCHES = 6 if LONG else 3
+MOMENTS = 30 if LONG else 3
+BATCHES = 6 if LONG else 2
 SEED = int(os.environ.get("ENGRAMD_FAULTS_SEED", "1"))
 
 pytestmark = pytest.mark.faults
