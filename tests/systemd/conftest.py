@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,11 @@ class Engramd:
 def machine() -> Iterator[Machine]:
     if reason := why_not():
         pytest.skip(reason)
-    with Machine() as booted:
+    with ExitStack() as stack:
+        try:
+            booted = stack.enter_context(Machine())
+        except AssertionError as error:  # before our unit has any part in it
+            pytest.skip(f"no systemd boots here: {error}")
         booted.sh("useradd -m anna; useradd -m bob; chmod 0711 /root")  # a Python below /root can be started by all
         booted.write(f"{HOME}/etc/engramd.toml", TOML.format(most=1000))
         booted.write(f"{HOME}/etc/training.json", json.dumps(RECIPE))
