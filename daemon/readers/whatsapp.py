@@ -51,11 +51,11 @@ _ODD_FIRST = frozenset("".join((STRIPPED, "<\n~")).encode()) - frozenset(range(0
 _ODD_LAST = frozenset(b" \t)>\n")
 _ODD_LINE = frozenset((b" ", b"\t", b")", b">", b":", b"", *(mark.encode()[-1:] for mark in STRIPPED)))
 _MARKED = tuple(mark.encode() for mark in STRIPPED)
+_PLAIN_LAST = frozenset(range(128)) - _ODD_LAST
 _HEX = frozenset(b"0123456789abcdef")  # with one of these the address of a place ends
 _MARK = b"\xe2\x80"  # the first two bytes of nearly every mark, and of some quotes
 _PLACE = 40  # bytes in which "Location: https://" ends
 _PLACE_HOLDERS = frozenset(b"<%b>" % text for text in _EXACT if text.decode().casefold() in words.MEDIA)
-_LONGEST_EXACT = max(map(len, _EXACT))
 _OWN = b"\xe2\x80\x8e"  # in front of what WhatsApp itself wrote
 _HOURS = tuple(f"{n:02}" for n in range(24))
 _PARTS = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
@@ -286,11 +286,12 @@ def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]
             local = iso + rest_local
             utc = hours[hour] + rest_utc if hours else times.utc(local)
             who = known(name)
+            last = text[-1] if text else 32
             if (
                 who is not None and text and text[0] not in _ODD_FIRST
-                and (text[-1] not in _ODD_LAST or _is_plain_end(text)) and (text[-1] < 128 or text[-3:-1] != _MARK)
-                and (not more or _is_plain(text, more)) and (len(text) > _LONGEST_EXACT or text not in _EXACT)
-                and (text[-1] not in _HEX or text.find(b": https://", 0, _PLACE) < 0) and (android or _OWN not in text)
+                and (last in _PLAIN_LAST or (last > 127 and text[-3:-1] != _MARK) or _is_plain_end(text))
+                and (not more or _is_plain(text, more)) and text not in _EXACT
+                and (last not in _HEX or text.find(b": https://", 0, _PLACE) < 0) and (android or _OWN not in text)
             ):  # fmt: skip
                 try:
                     body = (text + more if more else text).decode()
