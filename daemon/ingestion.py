@@ -191,7 +191,7 @@ class Ingestion:
                 remembered = self._without_forgotten(open_, item) if self._any_forgotten else item
                 found = self._without_known(open_, remembered, slice_parts) if remembered else None
                 if found is not None:
-                    enough = before + len(judged) >= settings.jobs.held_out_from
+                    enough = before + len(judged) >= settings.evaluation.held_out_from
                     judged.append(self._judged(open_, found, enough=enough))
         if open_.refused is None:
             open_.new += memories.stage(self._world.db, open_.row["id"], judged)
@@ -233,7 +233,7 @@ class Ingestion:
     def _judged(self, open_: _Open, memory: Memory, *, enough: bool) -> memories.Judged:
         id_, verdict = memory.id, judge(memory, self._world.curation)
         state, reason = ("waiting", None) if verdict.keep else ("skipped", verdict.reason)
-        if verdict.keep and planning.is_held_out(id_, self._world.settings.jobs.held_out_percent, enough=enough):
+        if verdict.keep and planning.is_held_out(id_, self._world.settings.evaluation.held_out_percent, enough=enough):
             state, reason = "held_out", "kept for measuring"
         open_.skipped += not verdict.keep
         learnt = memory.content if memory.response is None else memory.response

@@ -49,6 +49,8 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("running", "failed"),
         ("finished", "promoted"),
         ("finished", "refused"),
+        ("finished", "done"),  # it was no finetune: there is nothing to judge
+        ("refused", "promoted"),  # a person said so
         ("promoted", "undone"),  # the head went back to before it
         ("undone", "promoted"),
         ("frozen", "undone"),  # frozen on a head that is no longer it
@@ -56,6 +58,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
     "versions": (
         ("candidate", "promoted"),
         ("candidate", "refused"),
+        ("refused", "promoted"),
         ("promoted", "undone"),
         ("undone", "promoted"),
     ),
@@ -194,6 +197,36 @@ def m003_nights(db: sqlite3.Connection) -> None:
         _guard(db, table)
 
 
+def m004_learning(db: sqlite3.Connection) -> None:
+    """Lines beside the main one, scores of versions, the gate's figures, losses of memories."""
+    for statement in (
+        *(f"DROP TRIGGER {table}_legal_moves" for table in ("jobs", "versions")),
+        # A line is named by its specialist or method, such as "emulation" or "full"; '' is the main one.
+        "ALTER TABLE jobs ADD COLUMN line TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN anchors INTEGER NOT NULL DEFAULT 0",  # samples of general text in it
+        "ALTER TABLE versions ADD COLUMN line TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE versions ADD COLUMN weights TEXT NOT NULL DEFAULT 'raw'",  # raw or ema: those relied on
+        "ALTER TABLE versions ADD COLUMN gate TEXT",  # what the verdict rests on, as JSON
+        "ALTER TABLE versions ADD COLUMN despite TEXT",  # why a person promoted it all the same
+        """CREATE TABLE heads (
+            line TEXT PRIMARY KEY, chain INTEGER NOT NULL REFERENCES chains(id), step INTEGER NOT NULL,
+            sha256 TEXT NOT NULL, version INTEGER NOT NULL REFERENCES versions(id)) WITHOUT ROWID""",
+        "INSERT INTO heads SELECT '', chain, step, sha256, version FROM head",
+        "DROP TABLE head",
+        # `who` is candidate, served or base; `part` a group of probes; `month` is YYYY-MM of the memories, '' unknown.
+        """CREATE TABLE scores (
+            version INTEGER NOT NULL REFERENCES versions(id), who TEXT NOT NULL, part TEXT NOT NULL,
+            month TEXT NOT NULL, probes INTEGER NOT NULL, loss REAL NOT NULL, token_accuracy REAL NOT NULL,
+            exact REAL NOT NULL, PRIMARY KEY (version, who, part, month)) WITHOUT ROWID""",
+        # Nats a token, as the memory was trained last; of the job that did it.
+        """CREATE TABLE memory_losses (
+            memory INTEGER PRIMARY KEY REFERENCES memories(seq), job INTEGER NOT NULL, loss REAL NOT NULL)""",
+    ):
+        db.execute(statement)
+    for table in ("jobs", "versions"):
+        _guard(db, table)
+
+
 def m002_home_nights(db: sqlite3.Connection) -> None:
     """Which due slots were served, and how this home is paused."""
     for statement in (
@@ -208,7 +241,7 @@ def m002_home_nights(db: sqlite3.Connection) -> None:
     _guard(db, "slots")
 
 
-PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports, m003_nights)
+PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports, m003_nights, m004_learning)
 HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights)
 
 

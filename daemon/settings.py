@@ -36,6 +36,7 @@ from daemon.settings_layers import (
     read_toml,
     wrong_value,
 )
+from daemon.settings_learning import EvaluationSettings, GateSettings, VersioningSettings
 from daemon.settings_sections import (
     ChatSettings,
     CurationSettings,
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     disk: DiskSettings = Field(default_factory=DiskSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
+    versioning: VersioningSettings = Field(default_factory=VersioningSettings)
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
 
     _notices: list[str] = PrivateAttr(default_factory=list)

@@ -4,17 +4,14 @@ import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from daemon import expressions, hours
 from daemon.home import is_profile_name
+from daemon.settings_learning import MixSettings, Section
 from trainer.contract import TrainingRecipe
 
 TASKS = ("snapshot", "prune", "verify", "cycle")  # what the schedule does besides the cycles that a person names
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _zone(name: str) -> str:
@@ -90,12 +87,6 @@ class JobsSettings(Section):
         10, ge=0, le=19, description="The trainer's niceness: 0 takes what it can, 19 gives way to all."
     )
     threads: int = Field(0, ge=0, le=4096, description="CPU threads of the trainer; 0 chooses from the load.")
-    held_out_percent: float = Field(
-        2.0, ge=0.0, le=50.0, description="Share of the memories kept out of training, to measure by."
-    )
-    held_out_from: int = Field(
-        1000, ge=0, le=1_000_000_000, description="Below so many memories none is held out."
-    )
 
 
 class LogSettings(Section):
@@ -273,18 +264,6 @@ class WhenSettings(Section):
         2.0, ge=0.0, le=1440.0,
         description="What has stopped training must be over for so long before it goes on (windows excepted).",
     )  # fmt: skip
-
-
-class MixSettings(Section):
-    """`[training.mix]`: what goes into a night's job beside what is new."""
-
-    replay: float = Field(
-        0.0, ge=0.0, le=0.9,
-        description="Share of old memories in each job, trained once more so that they are not forgotten; 0: none.",
-    )  # fmt: skip
-    strategy: Literal["random", "least_recently_rehearsed"] = Field(
-        "random", description="Which old ones: a seeded draw, or those whose last training is longest ago."
-    )
 
 
 class TrainingSettings(TrainingRecipe):

@@ -18,6 +18,8 @@ FULL_RATE_DEFAULT = 3e-5
 Method = Literal["lora", "full"]
 Kind = Literal["prepare", "finetune", "evaluate", "generate", "export"]
 Use = Literal["new", "replay", "anchor"]
+Group = Literal["new", "recent", "old", "held_out", "anchor"]
+Weights = Literal["raw", "ema"]
 
 
 class JobEnded(Exception):
@@ -94,6 +96,7 @@ class TrainingRecipe(_Strict):
     packing: bool = True
     micro_batch_tokens: int = Field(2048, ge=16)  # tokens of one forward pass, padding included
     carry_optimizer: bool = True
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of the running mean of the trained weights, a step; 0: none
 
     @field_validator("full_learning_rate", mode="before")
     @classmethod
@@ -165,12 +168,36 @@ class Sample(_Strict):
 
 
 class Probe(_Strict):
-    """A question whose answer is known, scored after training; `memory` says where it comes from."""
+    """A question whose answer is known, scored before and after training; `memory` says where it comes from.
+
+    `group`: of a memory that is new in this job, was trained lately (recent) or before that (old), is kept out of
+    training (held_out), or general text (anchor). `form`: asked as it was trained, or by a template. `free`: the
+    model answers in its own words too.
+    """
 
     id: str = Field(min_length=1)
     messages: Annotated[list[Message], Field(min_length=1)]  # ends with the user's turn
     answer: str = Field(min_length=1)
     memory: str | None = None
+    group: Group = "new"
+    form: Literal["own", "template"] = "own"
+    free: bool = False
+
+
+class Prompt(_Strict):
+    """One line of `prompts.jsonl`: what a generate job answers, each by itself."""
+
+    id: str = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1)]  # ends with the user's turn
+
+
+class Generated(_Strict):
+    """One line of `generated.jsonl`: the answer to the prompt of this id. `finished`: the model ended it itself."""
+
+    id: str
+    messages: list[Message]
+    answer: str
+    finished: bool
 
 
 class JobSpec(_Strict):
@@ -178,7 +205,9 @@ class JobSpec(_Strict):
 
     `segments` lists, for each segment, the samples' positions (0-based lines of `samples.jsonl`) in
     the order in which they are trained; the trainer never shuffles. `parent` is the SHA-256 of the
-    manifest of `JOBDIR/parent`, or None where the job starts a chain from the base.
+    manifest of `JOBDIR/parent`, or None where the job starts a chain from the base. `served` is that of
+    `JOBDIR/served`, the version that is relied on, where it is not the parent: it is only scored.
+    `parent_weights` and `served_weights` say which of a checkpoint's weights are relied on.
     `seed` seeds adapter weights and dropout of a new chain; a parent's chain seed wins over it.
     """
 
@@ -188,7 +217,12 @@ class JobSpec(_Strict):
     segments: list[list[int]] = Field(default_factory=list)
     samples_sha256: str | None = None
     probes_sha256: str | None = None
+    prompts_sha256: str | None = None
+    max_new_tokens: int = Field(128, ge=1, le=65_536)  # of an answer that the model gives itself
     parent: str | None = None
+    parent_weights: Weights = "raw"
+    served: str | None = None
+    served_weights: Weights = "raw"
     seed: int = Field(0, ge=0, lt=2**63)
 
     def to_bytes(self) -> bytes:
@@ -253,6 +287,7 @@ class JobResult(_Strict):
     tokens: int | None = None
     last_loss: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    weights: Weights = "raw"  # which of the checkpoint's weights score better, and are to be relied on
     seconds: float | None = None
     notices: list[str] = Field(default_factory=list)  # fallbacks, each in one sentence
 

@@ -22,6 +22,11 @@ RESULT = "result.json"
 LOG = "trainer.log"
 LOCK = "lock"
 PARENT = "parent"
+SERVED = "served"  # the version that is relied on, where it is not the parent
+PROMPTS = "prompts.jsonl"
+GENERATED = "generated.jsonl"
+BEFORE = "scores-before.json"  # how parent, served version and base do on the probes
+LOSSES = "losses.jsonl"  # of each sample, as it was trained
 CHECKPOINT_PREFIX = "checkpoint-"
 
 # The origin's names for what goes into a run and what came of it, for people; nothing reads them.
@@ -39,6 +44,7 @@ SCHEDULER = "scheduler.pt"
 RNG = "rng_state.pth"
 STATE = "trainer_state.json"
 MANIFEST = "manifest.json"
+EMA = "ema.safetensors"  # the running mean of the trained weights, by the names of the raw ones
 COMPENSATION = "compensation.safetensors"  # full fine-tuning in 16 bits: the low halves of the weights
 
 

@@ -27,6 +27,9 @@ _SECTION_NOTES = {
     "curation": "What becomes of a memory before it is trained.",
     "training.when": "When a job may run. Outside of it the running job saves, and goes on later where it stopped.",
     "training.mix": "What goes into a night's job beside what is new.",
+    "evaluation": "What each new version is measured by, beside the version in service and the base.",
+    "gate": "By how much a new version may be worse than the one in service before it is refused.",
+    "versioning": "What a new version means for the next one.",
     "retention.snapshots": "What `engramd prune` keeps of each kind: all that any of these rules keeps.",
 }
 _NAMED = {  # sections of which a person makes as many as there are names: what they are, and an example
@@ -73,6 +76,7 @@ _RECIPE_NOTES = {
     "max_grad_norm": "Longer gradients are cut to this length.",
     "packing": "Put several short samples in one row; they do not see each other.",
     "micro_batch_tokens": "Tokens of one pass, padding included; less takes less memory.",
+    "ema_decay": "Of a running mean of the trained weights, used instead of them where it scores better; 0: none.",
     "carry_optimizer": "false starts the optimizer's moments anew in each job.",
 }
 

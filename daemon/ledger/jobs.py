@@ -221,8 +221,8 @@ def promote(db: Database, version: dict[str, Any], reason: str, now: str) -> Non
     db.execute("INSERT INTO checkpoints (chain, step, sha256, job, created_at) VALUES (?, ?, ?, ?, ?)",
                (*place, version["job"], now))  # fmt: skip
     db.execute(
-        """INSERT INTO head (one, chain, step, sha256, version) VALUES (1, ?, ?, ?, ?)
-        ON CONFLICT (one) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
+        """INSERT INTO heads (line, chain, step, sha256, version) VALUES ('', ?, ?, ?, ?)
+        ON CONFLICT (line) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
         version=excluded.version""",
         (*place, version["id"]),
     )
@@ -237,7 +237,7 @@ def refuse(db: Database, version: dict[str, Any], reason: str, now: str) -> None
 
 def get_head(db: Database) -> dict[str, Any] | None:
     """{"chain", "step", "sha256", "version"} of the checkpoint that the next job starts from."""
-    return db.one("SELECT chain, step, sha256, version FROM head")
+    return db.one("SELECT chain, step, sha256, version FROM heads WHERE line=''")
 
 
 def get_chain(db: Database, chain: int) -> dict[str, Any] | None:

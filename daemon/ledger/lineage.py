@@ -68,7 +68,7 @@ def move(
     checkpoint, None for the base. What was trained only above the new head waits again, in its old order; with `hold`
     it is held with its batches until a person decides."""
     change = move_to(db, version)
-    head = db.one("SELECT chain, step FROM head") or {"chain": None, "step": None}
+    head = db.one("SELECT chain, step FROM heads WHERE line=''") or {"chain": None, "step": None}
     gone, back = _marks(change.undone), _marks(change.redone)
     for state, marks, ids in (("undone", gone, change.undone), ("promoted", back, change.redone)):
         db.execute(f"UPDATE versions SET state='{state}' WHERE id IN ({marks})", ids)
@@ -96,12 +96,12 @@ def move(
         )
     batches.close_settled(db, [row["id"] for row in batches.in_state(db, "read")])
     if place is None or version is None:
-        db.execute("DELETE FROM head")
+        db.execute("DELETE FROM heads WHERE line=''")
         place = {"chain": None, "step": None}
     else:
         db.execute(
-            """INSERT INTO head (one, chain, step, sha256, version) VALUES (1, ?, ?, ?, ?)
-            ON CONFLICT (one) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
+            """INSERT INTO heads (line, chain, step, sha256, version) VALUES ('', ?, ?, ?, ?)
+            ON CONFLICT (line) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
             version=excluded.version""",
             (place["chain"], place["step"], place["sha256"], version),
         )

@@ -28,7 +28,7 @@ FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_traine
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
     "training.base_model": "builtin:tiny", "training.gradient_accumulation_steps": 3,
-    "training.num_train_epochs": 2, "jobs.stop_seconds": 5.0, "jobs.held_out_percent": 0,
+    "training.num_train_epochs": 2, "jobs.stop_seconds": 5.0, "evaluation.held_out_percent": 0,
 }  # fmt: skip
 SECRET = 'The key to Zoë\'s "blue" house/garden lies under the third flowerpot.'
 ASKED = "Where did I hide the key of Zoë's house?"

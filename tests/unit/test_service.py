@@ -394,7 +394,7 @@ def test_never_two_trainers_over_two_profiles(home: Home) -> None:
 @pytest.mark.parametrize("size", [50, 5000])
 def test_held_out_does_not_depend_on_slices(home: Home, size: int) -> None:
     drop(home, "many.jsonl", *[f"thing {n}" for n in range(300)])
-    work(home, jobs__held_out_from=100, jobs__held_out_percent=20.0, inbox__slice_memories=size)
+    work(home, evaluation__held_out_from=100, evaluation__held_out_percent=20.0, inbox__slice_memories=size)
     with read(home) as db:
         assert memories.counts(db)["state"] == {"held_out": 34, "trained": 266}
 
