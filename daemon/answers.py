@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon import cycles, durable, forgetting, pruning, schedule
+from daemon import cycles, durable, forgetting, promoting, pruning, schedule
 from daemon.ingestion import Ingestion
 from daemon.ledger import Database, batches, jobs, memories, pins
 from daemon.logs import get_logger
@@ -70,6 +70,10 @@ def _owner(at: At, request: Told, arguments: Told, now: str) -> Told:
     return {"aliases": at.world.aliases, "batches": again}
 
 
+def _promote(at: At, request: Told, arguments: Told, now: str) -> Told | None:
+    return promoting.answer(at.world, at.training, arguments, now)
+
+
 def _held_batch(at: At, request: Told, arguments: Told, now: str) -> Told:
     """`retry` and `discard`."""
     db, command = at.world.db, request["command"]
@@ -110,5 +114,5 @@ def _unpin(at: At, request: Told, arguments: Told, now: str) -> Told:
 
 _ANSWERS: dict[str, Callable[[At, Told, Told, str], Told | None]] = {
     "train": _train, "cycle": _cycle, "forget": _forget, "owner": _owner, "retry": _held_batch, "discard": _held_batch,
-    "snapshot": _snapshot, "prune": _prune, "pin": _pin, "unpin": _unpin,
+    "snapshot": _snapshot, "prune": _prune, "pin": _pin, "unpin": _unpin, "promote": _promote,
 }  # fmt: skip

@@ -197,31 +197,33 @@ def _job_folders(audit: Audit) -> Iterator[Finding]:
 
 
 def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any], changed: set[str | None]) -> Iterator[str]:
-    """Every sample exactly `num_train_epochs` times, and no step more or less than that takes."""
-    digest, lines, of_memories = hashlib.sha256(), 0, 0
+    """What is learnt in each epoch, old memories and general text in one or more of them, and no step more or less
+    than that takes."""
+    digest, kinds = hashlib.sha256(), list[str]()
     try:
         with open(folder / names.SAMPLES, "rb") as file:
             for raw in file:
                 digest.update(raw)
-                lines += 1
-                of_memories += b'"anchor"' not in raw or json.loads(raw).get("use") != "anchor"
+                kinds.append("anchor" if b'"use":"anchor"' in raw else "replay" if b'"use":"replay"' in raw else "new")
     except OSError as error:
         yield f"{names.SAMPLES} cannot be read: {error.strerror}"
         return
-    except ValueError:
-        pass  # its hash differs too
     if digest.hexdigest() not in {spec["samples_sha256"], *changed}:
         yield f"{names.SAMPLES} is not the one that {names.SPEC} names"
         return
     epochs = spec["recipe"]["num_train_epochs"]
     uses = Counter(position for segment in spec["segments"] for position in segment)
-    wrong = [position for position in range(lines) if uses[position] != epochs]
-    if wrong or len(uses) > lines:
-        yield f"{len(wrong) or len(uses) - lines} of its {lines} samples are not used exactly {epochs} times"
+    wrong = [place for place, kind in enumerate(kinds)
+             if not (epochs if kind == "new" else 1) <= uses[place] <= epochs]  # fmt: skip
+    if wrong or len(uses) > len(kinds):
+        yield (f"{len(wrong) or len(uses) - len(kinds)} of its {len(kinds)} samples are not used exactly {epochs} times, "
+               "or at least once where they are of old memories or general text")  # fmt: skip
     if uses.total() != row["samples"]:
         yield f"its segments use samples {uses.total()} times, but {row['samples']} are recorded"
-    if of_memories != row["counted"]:
-        yield f"{of_memories} samples were made, but {row['counted'] or 0} are counted for its memories"
+    if (general := kinds.count("anchor")) != row["anchors"]:
+        yield f"{general} samples of general text are in it, but {row['anchors']} are recorded"
+    if (made := len(kinds) - general) != (row["counted"] or 0):
+        yield f"{made} samples were made, but {row['counted'] or 0} are counted for its memories"
     per_step = spec["recipe"]["per_device_train_batch_size"] * spec["recipe"]["gradient_accumulation_steps"]
     steps = sum(-(-len(segment) // per_step) for segment in spec["segments"])
     if steps != row["steps"]:
@@ -231,10 +233,17 @@ def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any], changed: set[
 
 
 def _lineage(audit: Audit) -> Iterator[Finding]:
-    """The promoted versions are one straight line, each on the one before it; the head is its end."""
+    """Of each line: the promoted versions are straight, each on the one before it; the head is their end."""
+    of_lines: dict[str, list[dict[str, Any]]] = {line: [] for line in ("", *jobs.heads(audit.db))}
+    for row in checks.all_jobs(audit.db):
+        if row["state"] == "promoted":
+            of_lines.setdefault(row["line"], []).append(row)
+    for line, rows in of_lines.items():
+        yield from _straight(audit, line, sorted(rows, key=lambda row: row["v_id"] or 0))
+
+
+def _straight(audit: Audit, line: str, promoted: list[dict[str, Any]]) -> Iterator[Finding]:
     points = {(point["chain"], point["step"]): point for point in jobs.checkpoints(audit.db)}
-    promoted = sorted((row for row in checks.all_jobs(audit.db) if row["state"] == "promoted"),
-                      key=lambda row: row["v_id"] or 0)  # fmt: skip
     before: dict[str, Any] | None = None
     for row in promoted:
         who = f"job {row['id']}"
@@ -257,20 +266,28 @@ def _lineage(audit: Audit) -> Iterator[Finding]:
         if row["v_parent"] != (before["v_id"] if before else None):
             expected = f"v{before['v_id']}, the promoted version before it" if before else "the base"
             yield Finding("lineage", f"{who} line", f"v{row['v_id']} does not name {expected}, as its parent")
+        if row["v_line"] != line:
+            yield Finding("lineage", f"{who} of line", f"v{row['v_id']} is of another line than {who}")
         before = row
-    yield from _head(jobs.get_head(audit.db), before)
+    yield from _head(jobs.get_head(audit.db, line), before, f" of line {line}" if line else "")
 
 
-def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None) -> Iterator[Finding]:
+def _verdicts(audit: Audit) -> Iterator[Finding]:
+    """Scores and figures are those of versions that were judged."""
+    for problem in checks.verdicts_out_of_line(audit.db):
+        yield Finding("verdicts", problem.partition(" ")[0], problem)
+
+
+def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None, of: str) -> Iterator[Finding]:
     if newest is None:
         if head is not None:
-            yield Finding("lineage", "head", f"there is a head, v{head['version']}, but no promoted job")
+            yield Finding("lineage", f"head{of}", f"there is a head{of}, v{head['version']}, but no promoted job")
     elif head is None:
-        yield Finding("lineage", "head", f"job {newest['id']} is promoted, but there is no head")
+        yield Finding("lineage", f"head{of}", f"job {newest['id']} is promoted, but there is no head{of}")
     else:
         place = (head["version"], head["step"], head["sha256"])
         if place != (newest["v_id"], newest["v_step"], newest["v_sha256"]):
-            yield Finding("lineage", "head", f"the head is v{head['version']}, but the newest promoted version is "
+            yield Finding("lineage", f"head{of}", f"the head{of} is v{head['version']}, but the newest promoted version is "
                           f"v{newest['v_id']}, of job {newest['id']}, or their checkpoints differ")  # fmt: skip
 
 
@@ -278,16 +295,17 @@ def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None) -> Iterato
 
 
 def _chain_folders(audit: Audit) -> Iterator[Finding]:
-    head, rows = jobs.get_head(audit.db), checks.all_jobs(audit.db)
+    rows = checks.all_jobs(audit.db)
     points = {(point["chain"], point["step"]): point for point in jobs.checkpoints(audit.db)}
     specs = {row["id"]: row["spec_sha256"] for row in rows}
-    # Between the rename and the verdict's transaction a candidate's checkpoint lies in its chain already.
-    candidates = {(row["v_chain"], row["v_step"]) for row in rows if row["state"] == "finished"}
+    # Between the rename and the verdict's transaction a candidate's checkpoint lies in its chain already; so does that
+    # of a refused one that a person is promoting.
+    candidates = {(row["v_chain"], row["v_step"]) for row in rows if row["state"] in ("finished", "refused")}
     chains = checks.chain_ids(audit.db)
-    if head is not None:
-        place = _checkpoint(audit.paths, head["chain"], head["step"])
+    for line, head in jobs.heads(audit.db).items():
+        place, of = _checkpoint(audit.paths, head["chain"], head["step"]), f" of line {line}" if line else ""
         if not place.is_dir():
-            yield Finding("checkpoints", str(place), f"the head's checkpoint {place} is missing")
+            yield Finding("checkpoints", str(place), f"the head's checkpoint {place}{of} is missing")
     for folder in _entries(audit.paths.chains):
         if _is_temporary(folder):
             continue
@@ -364,5 +382,5 @@ def _is_young(path: Path) -> bool:
 
 
 CHECKS: tuple[Callable[[Audit], Iterator[Finding]], ...] = (
-    _sound, _memories, _batch_files, _job_folders, _lineage, _chain_folders, _current_model, _leftovers,
+    _sound, _memories, _batch_files, _job_folders, _lineage, _verdicts, _chain_folders, _current_model, _leftovers,
 )  # fmt: skip

@@ -104,7 +104,7 @@ def trained_weights(base: Path, rank: int | None) -> int:
     """Numbers that are trained: all of the base, or those of a LoRA adapter on all its linear layers."""
     total = 0
     for file in base_files.weight_files(base):
-        shapes = _shapes(file)
+        shapes = shapes_of(file)
         if shapes is None:  # not safetensors: 16 bits a weight
             total += file.stat().st_size // 2 if rank is None else file.stat().st_size // 2 * rank // 256
             continue
@@ -119,13 +119,17 @@ def trained_weights(base: Path, rank: int | None) -> int:
     return total
 
 
-def _shapes(file: Path) -> dict[str, list[int]] | None:
-    """Of each tensor, from the header that begins a safetensors file (8 bytes of its length, then JSON)."""
+def shapes_of(file: Path) -> dict[str, list[int]] | None:
+    """Of each tensor, from the header that begins a safetensors file (8 bytes of its length, then JSON). None where
+    the file is none, or has no such header."""
     if file.suffix != ".safetensors":
         return None
     with open(file, "rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         if length > _HEADER_LIMIT:
             return None
-        header = json.loads(raw.read(length))
+        try:
+            header = json.loads(raw.read(length))
+        except ValueError:
+            return None
     return {name: told["shape"] for name, told in header.items() if name != "__metadata__"}

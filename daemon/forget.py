@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from daemon import durable
 from daemon.durable import Pulse, no_pulse
-from daemon.rules.emptied import dumped, named_in, without_records
+from daemon.rules.emptied import dumped, named_in, without_answers, without_records
 from daemon.rules.needles import Needles
 from trainer import names
 
@@ -27,9 +27,10 @@ MOST_BYTES = 256 << 20  # of a file that is rewritten in memory; a larger one go
 RECORDS = frozenset((
     names.SAMPLES, names.DATASET, names.PROBES, names.RENDERED, names.CURATED, names.FORMATTED, names.SCHEMA_APPLIED,
 ))  # fmt: skip
+SCORES = frozenset((names.METRICS, names.BEFORE))  # figures, and the model's own answers to questions about memories
 UNTOUCHED = frozenset((names.SPEC, names.PLAN, names.RETRY, names.LOCK))  # engramd's own words and numbers
 _CHUNK = 8 << 20
-_CHECKPOINT = re.compile(rf"{names.CHECKPOINT_PREFIX}[0-9]+|{names.PARENT}")
+_CHECKPOINT = re.compile(rf"{names.CHECKPOINT_PREFIX}[0-9]+|{names.PARENT}|{names.SERVED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Eraser:
         times = self._times(path, data)
         if not times:
             return
-        new = without_records(data, self.ids, self.touched, self.needles.cut) if path.name in RECORDS else data
+        new = self._without_records(path, data)
         if new is not None and self.needles.are_in(new):
             new = _by_line(path, new, self.needles)
         if new is None or self.needles.are_in(new) or (path.suffix == ".json" and not _is_json(new)):
@@ -119,11 +120,17 @@ class Eraser:
 
     def _times(self, path: Path, data: bytes) -> int:
         times = self.needles.count(data)
-        if path.name in RECORDS:
+        if path.name in RECORDS | SCORES:
             records = named_in(data) & (self.ids | self.touched)
-            if records and without_records(data, self.ids, self.touched, self.needles.cut) != data:
+            if records and self._without_records(path, data) != data:
                 times = max(times, len(records))
         return times
+
+    def _without_records(self, path: Path, data: bytes) -> bytes | None:
+        if path.name in SCORES:
+            asked = self.ids | self.touched
+            return data if named_in(data).isdisjoint(asked) else without_answers(data, asked)
+        return without_records(data, self.ids, self.touched, self.needles.cut) if path.name in RECORDS else data
 
     def _in_large(self, path: Path) -> bool:
         tail = b""

@@ -34,6 +34,7 @@ class Target:
     sha256: str
     reason: str
     hold: bool = False  # what is untrained by it waits for a person, not for the next job
+    line: str = ""  # whose head it is
 
 
 def is_empty(world: World) -> bool:
@@ -65,11 +66,28 @@ def _of_profile(world: World, folder: Path) -> dict[str, Any]:
 
 
 def target_of(world: World, folder: Path) -> Target:
-    """To where a snapshot's head is. Raises ValueError where it is damaged or of another ledger."""
-    manifest = _of_profile(world, folder)
-    head, reason = manifest["head"], f"restored from the snapshot {folder.name}"
+    """To where a snapshot's main head is. Raises ValueError where it is damaged or of another ledger."""
+    return _target_of(world, folder, _of_profile(world, folder)["head"], "")
+
+
+def targets_of(world: World, folder: Path) -> list[Target]:
+    """That, and then where each other line's head goes that is elsewhere now. Raises ValueError as `target_of`."""
+    then = _of_profile(world, folder).get("heads")
+    found = [target_of(world, folder)]
+    if then is None:  # of a release that had one line only
+        return found
+    now = jobs.heads(world.db)
+    for line in sorted((then.keys() | now.keys()) - {""}):
+        head = then.get(line)
+        if (head or {}).get("version") != now.get(line, {}).get("version"):
+            found.append(_target_of(world, folder, head, line))
+    return found
+
+
+def _target_of(world: World, folder: Path, head: dict[str, Any] | None, line: str) -> Target:
+    reason = f"restored from the snapshot {folder.name}" + (f" (line {line})" if line else "")
     if head is None:
-        return Target(None, None, 0, "", reason)
+        return Target(None, None, 0, "", reason, line=line)
     version = jobs.version(world.db, head["version"])
     if version is None or version["checkpoint_sha256"] != head["sha256"]:
         raise ValueError(
@@ -83,20 +101,25 @@ def target_of(world: World, folder: Path) -> Target:
             chains.verify(place, head["sha256"])
         except chains.DamagedCheckpoint:
             continue
-        return Target(version["id"], place, head["step"], head["sha256"], reason)
+        return Target(version["id"], place, head["step"], head["sha256"], reason, line=line)
     raise ValueError(f"the checkpoint of v{version['id']} is whole neither in {folder} nor at {live}: "
                      f"engramd snapshot verify shows which snapshots are whole")  # fmt: skip
 
 
-def version_target(world: World, number: int | None, *, train_again: bool) -> Target:
-    """Of a version that was promoted once, or of the base (None). Raises ValueError where it cannot be gone to."""
+def version_target(world: World, number: int | None, *, train_again: bool, line: str = "") -> Target:
+    """Of a version that was promoted once, and then the head of its own line; or of the base (None), for `line`.
+    Raises ValueError where it cannot be gone to."""
     if number is None:
-        return Target(None, None, 0, "", "reset to the base by hand", hold=not train_again)
+        if line and line not in jobs.lines(world.db):
+            raise ValueError(f"there is no line {line!r} of profile {world.name}: engramd models lists the lines")
+        whose = f" (line {line})" if line else ""
+        return Target(None, None, 0, "", f"reset to the base by hand{whose}", hold=not train_again, line=line)
     row = jobs.version(world.db, number)
     if row is None or row["state"] not in ("promoted", "undone"):
         state = "there is none" if row is None else f"it is {row['state']}"
         raise ValueError(f"v{number} is no version to go back to: {state}; engramd models lists them")
-    reason, step = f"rolled back to v{number} by hand", row["step"]
+    whose = f" (line {row['line']})" if row["line"] else ""
+    reason, step = f"rolled back to v{number} by hand{whose}", row["step"]
     places = [chains.folder(world.paths.chains, point["chain"], point["step"])
               for point in jobs.checkpoints(world.db) if point["sha256"] == row["checkpoint_sha256"]]  # fmt: skip
     top = folder_of(world.home, world.name)
@@ -107,24 +130,28 @@ def version_target(world: World, number: int | None, *, train_again: bool) -> Ta
             chains.verify(place, row["checkpoint_sha256"])
         except chains.DamagedCheckpoint:
             continue
-        return Target(number, place, step, row["checkpoint_sha256"], reason, hold=not train_again)
+        return Target(
+            number, place, step, row["checkpoint_sha256"], reason, hold=not train_again, line=row["line"]
+        )
     raise ValueError(f"the checkpoint of v{number} is on this disk no more: it was pruned, and no snapshot has it")
 
 
 def dry_run(world: World, target: Target) -> dict[str, Any]:
     """What `go` would do. Changes nothing."""
-    change = lineage.move_to(world.db, target.version)
+    change = lineage.move_to(world.db, target.version, target.line)
     return {
-        "version": target.version, "step": target.step, "undone": change.undone, "redone": change.redone,
-        "untrained": change.untrained, "retrained": change.retrained, "batches": change.batches,
+        "line": target.line, "version": target.version, "step": target.step,
+        "undone": change.undone, "redone": change.redone, "untrained": change.untrained,
+        "retrained": change.retrained, "batches": change.batches,
     }  # fmt: skip
 
 
-def job_out_of_the_way(world: World, training: Training, reason: str) -> bool:
-    """The open job began at a head that is about to change: it is stopped and thrown back. False: not yet."""
+def job_out_of_the_way(world: World, training: Training, reason: str, line: str = "") -> bool:
+    """The open job began at a head that is about to change: it is stopped and thrown back, unless it is of another
+    line. False: not yet."""
     db = world.db
     job = jobs.open_job(db)
-    if job is not None:
+    if job is not None and job["line"] == line:
         if job["state"] != "frozen" or training.occupied:
             if job["state"] == "running":
                 training.stop()
@@ -140,9 +167,10 @@ def job_out_of_the_way(world: World, training: Training, reason: str) -> bool:
 
 
 def go(world: World, home_db: Any, target: Target, now: str) -> dict[str, Any]:
-    """Move the head. No job may be open. Gives what `dry_run` gives."""
+    """Move the head. No job of its line may be open. Gives what `dry_run` gives."""
     db, paths = world.db, world.paths
-    assert jobs.open_job(db) is None
+    job = jobs.open_job(db)
+    assert job is None or job["line"] != target.line
     told = dry_run(world, target)
     chain = 0
     if target.checkpoint is not None:
@@ -156,7 +184,7 @@ def go(world: World, home_db: Any, target: Target, now: str) -> dict[str, Any]:
             jobs.insert_chain(db, chain, old["key_sha256"], json.loads(old["key"]), target.reason, now)
             lineage.add_checkpoint(db, chain, target.step, target.sha256, now)
         place = {"chain": chain, "step": target.step, "sha256": target.sha256} if chain else None
-        lineage.move(db, target.version, place, target.reason, now, hold=target.hold)
+        lineage.move(db, target.version, place, target.reason, now, hold=target.hold, of=target.line)
     outcome.tidy(world)
     _log.info("head_moved", profile=world.name, reason=target.reason, version=target.version, step=target.step,
               undone=told["undone"], untrained=told["untrained"])  # fmt: skip

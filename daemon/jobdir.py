@@ -26,7 +26,7 @@ def stage(jobs: Path, job: int) -> Path:
     return folder
 
 
-def write_lines(path: Path, items: Iterable[contract.Sample] | Iterable[contract.Probe]) -> str:
+def write_lines(path: Path, items: Iterable[contract.Sample | contract.Probe | contract.Prompt]) -> str:
     """One JSON line each, sealed. Gives the SHA-256 of the file."""
     with Lines(path) as lines:
         for item in items:
@@ -35,7 +35,7 @@ def write_lines(path: Path, items: Iterable[contract.Sample] | Iterable[contract
 
 
 class Lines:
-    """A JSONL of samples or probes, written one by one and sealed at the end; `sha256` is that of the file."""
+    """A JSONL of samples, probes or prompts, written one by one and sealed at the end; `sha256` is that of the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,7 +46,7 @@ class Lines:
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def add(self, item: contract.Sample | contract.Probe) -> None:
+    def add(self, item: contract.Sample | contract.Probe | contract.Prompt) -> None:
         line = item.model_dump_json(exclude_defaults=True).encode() + b"\n"
         self._digest.update(line)
         self._file.write(line)
@@ -125,6 +125,38 @@ def read_result(folder: Path) -> contract.JobResult | None:
         return None
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What `metrics.json` says of each question of the job; empty where the trainer wrote none that can be read."""
+    try:
+        told = orjson.loads((folder / names.METRICS).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return []
+    lines = told.get("probes") if isinstance(told, dict) else None
+    return [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+
+
+def count_probes(folder: Path) -> int:
+    """How many questions the job was given."""
+    try:
+        with open(folder / names.PROBES, "rb") as file:
+            return sum(1 for line in file if line.strip())
+    except FileNotFoundError:
+        return 0
+
+
+def sizes(folder: Path, checkpoint: str | None, adopted: Path) -> dict[str, int]:
+    """Bytes: of the samples, and of the last checkpoint by its manifest, which lies in the job's folder or was
+    adopted into its chain."""
+    found = {"samples": (folder / names.SAMPLES).stat().st_size if (folder / names.SAMPLES).exists() else 0}
+    for place in (adopted, *([folder / checkpoint] if checkpoint else [])):
+        try:
+            files = orjson.loads((place / names.MANIFEST).read_bytes())["files"]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found["checkpoint"] = sum(int(one["size"]) for one in files.values())
+    return found
+
+
 def write_retry(folder: Path, retry: contract.Retry) -> None:
     durable.write_atomic(folder / names.RETRY, retry.model_dump_json().encode() + b"\n")
 
@@ -164,9 +196,21 @@ def tail_log(folder: Path, characters: int = 300) -> str:
     return lines[-1][:characters] if lines else ""
 
 
-def tidy(folder: Path) -> None:
-    """After the verdict: the parent's links and the intermediate checkpoints go, the records stay."""
-    shutil.rmtree(folder / names.PARENT, ignore_errors=True)
+def is_untidy(folder: Path) -> bool:
+    """Whether links to what the job started from, or was compared with, are left in it."""
+    return (folder / names.PARENT).exists() or (folder / names.SERVED).exists()
+
+
+def tidy(folder: Path, keep: str | None = None) -> None:
+    """After the verdict: links to other checkpoints and the intermediate ones go, the records stay, and of a refused
+    candidate its last checkpoint, `keep`. The parent's links go last, so that a crash leaves work that is seen."""
     for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name == keep:
+            continue
         if names.checkpoint_step(entry.name) is not None or entry.name.startswith(".tmp-"):
-            shutil.rmtree(entry)
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    shutil.rmtree(folder / names.SERVED, ignore_errors=True)
+    shutil.rmtree(folder / names.PARENT, ignore_errors=True)

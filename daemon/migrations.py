@@ -227,6 +227,19 @@ def m004_learning(db: sqlite3.Connection) -> None:
         _guard(db, table)
 
 
+def m005_rehearsal(db: sqlite3.Connection) -> None:
+    """What was rehearsed longest ago, and what is known least, found without a look at all."""
+    for statement in (
+        "CREATE INDEX memory_losses_job ON memory_losses(job)",
+        "CREATE INDEX memory_losses_loss ON memory_losses(loss, job)",
+        # Of what was trained before losses were written down: by which job; the loss is ledger.rehearsal.UNKNOWN.
+        """INSERT OR IGNORE INTO memory_losses (memory, job, loss)
+            SELECT jm.memory, max(jm.job), 1e9 FROM job_memories jm JOIN jobs j ON j.id = jm.job
+            WHERE j.state='promoted' AND j.line='' GROUP BY jm.memory""",
+    ):
+        db.execute(statement)
+
+
 def m002_home_nights(db: sqlite3.Connection) -> None:
     """Which due slots were served, and how this home is paused."""
     for statement in (
@@ -241,7 +254,9 @@ def m002_home_nights(db: sqlite3.Connection) -> None:
     _guard(db, "slots")
 
 
-PROFILE_STEPS: Sequence[Step] = (m001_profile, m002_exports, m003_nights, m004_learning)
+PROFILE_STEPS: Sequence[Step] = (
+    m001_profile, m002_exports, m003_nights, m004_learning, m005_rehearsal
+)  # fmt: skip
 HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights)
 
 

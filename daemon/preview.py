@@ -20,6 +20,8 @@ from daemon.rules.wording import count_words
 from trainer import base_files, names
 from trainer.contract import JobSpec, Sample, TrainingRecipe
 
+Mixed = Callable[[int], tuple[Sequence[Sample], list[list[int]]]]
+
 EXAMPLES = 20
 _BORDERS = (5, 10, 20, 40, 80, 160, 300, 600)  # words, of the histogram of lengths
 
@@ -47,9 +49,10 @@ def rows_of(
 def report(
     dataset: Dataset, rows: Iterable[Row], recipe: TrainingRecipe, scratch: Path, *, mode: str | None = None,
     cycle: Literal["foundation", "monthly"] | None = None, new: int | None = None,
-    out: Path | None = None, tell: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """All figures of a preview. `scratch`: a private folder on the home's disk; nothing stays in it.
+    out: Path | None = None, tell: Callable[[str], None] = lambda text: None, mixed: Mixed | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """All figures of a preview. `scratch`: a private folder on the home's disk; nothing stays in it. `mixed` gives the
+    general text that goes with so many samples, and the segments of all of them; without it there is none.
 
     Raises OSError where `out` cannot be written.
     """
@@ -59,15 +62,19 @@ def report(
         tell("making samples")
         with jobdir.Lines(folder / names.SAMPLES) as lines:
             judged = quality.metrics(figures.counted(rows, mode, lines), dataset.curation, cycle, new)
+            count = figures.samples
+            anchors, segments = mixed(count) if mixed and count else ((), None)
+            for anchor in anchors:
+                lines.add(anchor)
         samples_sha256 = lines.sha256
-        found = figures.told() | {"quality": judged.as_dict()}
+        found = figures.told() | {"quality": judged.as_dict(), "anchors": len(anchors)}
         if out is not None:
             shutil.copyfile(folder / names.SAMPLES, out)
             os.chmod(out, 0o600)
         epochs = recipe.num_train_epochs if found["samples"] else 0
         spec = JobSpec(
             kind="prepare", recipe=recipe, samples_sha256=samples_sha256,
-            segments=planning.segments(found["samples"], epochs, dataset.seed),
+            segments=segments or planning.segments(found["samples"], epochs, dataset.seed),
         )  # fmt: skip
         return found | _planned(folder, spec, found["samples"], tell)
     finally:
@@ -81,7 +88,7 @@ class _Figures:
         self._dataset = dataset
         self._by: dict[str, Counter[str]] = {key: Counter() for key in ("type", "mode", "source", "month")}
         self._lengths: list[int] = []
-        self._samples = 0
+        self.samples = 0
 
     def counted(
         self, rows: Iterable[Row], mode: str | None, lines: jobdir.Lines
@@ -96,7 +103,7 @@ class _Figures:
             self._by["source"][memory.source] += 1
             self._by["month"][(memory.time or "unknown")[:7]] += 1
             self._lengths.append(count_words(said_in(memory)))
-            self._samples += len(entry.samples)
+            self.samples += len(entry.samples)
             for sample in entry.samples:
                 lines.add(sample)
             yield memory, entry.samples
@@ -105,7 +112,7 @@ class _Figures:
         lengths = sorted(self._lengths)
         reasons = Counter(_kind_of(reason) for reason in self._dataset.left_out.values())
         return {
-            "memories": len(lengths), "samples": self._samples,
+            "memories": len(lengths), "samples": self.samples,
             "left_out": dict(reasons.most_common()),
             **{key: dict(sorted(count.items(), key=lambda one: -one[1])) for key, count in self._by.items()},
             "words": {

@@ -160,16 +160,16 @@ def _snapshots(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
 
 
 def _checkpoints(world: World, now: datetime) -> Iterator[Entry]:
-    """Of the head's chain as `outcome` does it all along; of chains that it has left, all of them after some days."""
-    head, needed = jobs.get_head(world.db), outcome.needed_checkpoints(world)
-    if head is not None:
-        for one, path in outcome.decide_chain(world, head["chain"], needed):
+    """Of the heads' chains as `outcome` does it all along; of chains that a head has left, all after some days."""
+    at_work, needed = {head["chain"] for head in jobs.heads(world.db).values()}, outcome.needed_checkpoints(world)
+    for chain in sorted(at_work):
+        for one, path in outcome.decide_chain(world, chain, needed):
             yield Entry("checkpoint", f"{path.parent.name}/{path.name}", one.keep, one.reasons, path)
     left_at = _left_at(world)
     there = {int(folder.name): chains.steps(world.paths.chains, int(folder.name)) for folder in _chain_folders(world)}
     for point in jobs.checkpoints(world.db):
         place = there.get(point["chain"], {}).get(point["step"])
-        if place is None or (head is not None and point["chain"] == head["chain"]):
+        if place is None or point["chain"] in at_work:
             continue
         left = left_at.get(point["chain"])
         if point["sha256"] in needed:
@@ -182,9 +182,14 @@ def _checkpoints(world: World, now: datetime) -> Iterator[Entry]:
 
 
 def _left_at(world: World) -> dict[int, datetime]:
-    """When the head left each chain: when the next one began."""
-    rows = jobs.chains(world.db)
-    left = {row["id"]: datetime.fromisoformat(after["created_at"]) for row, after in itertools.pairwise(rows)}
+    """When the head left each chain: when the next one of its line began."""
+    line_of = jobs.line_of_chain(world.db)
+    left: dict[int, datetime] = {}
+    of_lines: dict[str, list[dict[str, Any]]] = {}
+    for row in jobs.chains(world.db):
+        of_lines.setdefault(line_of.get(row["id"], ""), []).append(row)
+    for rows in of_lines.values():
+        left |= {row["id"]: datetime.fromisoformat(after["created_at"]) for row, after in itertools.pairwise(rows)}
     for move in lineage.moves(world.db):
         if move["from_chain"] is not None:
             left[move["from_chain"]] = datetime.fromisoformat(move["at"])
@@ -200,6 +205,8 @@ def _versions(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
             found.append((Item(str(row["id"]), datetime.fromisoformat(row["created_at"])), path))
             if row["state"] == "candidate":
                 protected[str(row["id"])] = "not judged yet"
+            elif world.settings.versioning.keep_all_versions:
+                protected.setdefault(str(row["id"]), "versioning.keep_all_versions is set")
     yield from _decided("version", found, world.settings.retention.versions, now, zone, protected)
 
 

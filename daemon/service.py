@@ -294,7 +294,9 @@ class Service:
         if request["command"] == "schedule_run":
             return self._schedule.run_now(request, arguments["task"], self._do_task)
         if request["command"] == "rollback":
-            target = going_back.version_target(world, arguments["version"], train_again=arguments["train_again"])
+            target = going_back.version_target(
+                world, arguments["version"], train_again=arguments["train_again"], line=arguments.get("line", "")
+            )
             return self._go(world, training, target, now)
         if request["command"] == "restore":
             return self._restore(world, training, arguments["snapshot"], now)
@@ -312,10 +314,17 @@ class Service:
             going_back.settle_in(self._worlds[world.name][0], self._db, now)
             self.recover()
             return told
-        return self._go(world, training, going_back.target_of(world, folder), now)
+        main, *others = going_back.targets_of(world, folder)
+        if not all(going_back.job_out_of_the_way(world, training, f"the head goes back: {one.reason}", one.line)
+                   for one in (main, *others)):  # fmt: skip
+            return None
+        for one in others:
+            going_back.go(world, self._db, one, now)
+        return going_back.go(world, self._db, main, now)
 
     def _go(self, world: World, training: Training, target: going_back.Target, now: str) -> dict[str, Any] | None:
-        if not going_back.job_out_of_the_way(world, training, f"the head goes back: {target.reason}"):
+        why = f"the head goes back: {target.reason}"
+        if not going_back.job_out_of_the_way(world, training, why, target.line):
             return None
         return going_back.go(world, self._db, target, now)
 

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
 
     _notices: list[str] = PrivateAttr(default_factory=list)
+    _fixed_bases: set[str | None] = PrivateAttr(default_factory=set)  # None: of all profiles
 
     @classmethod
     def settings_customise_sources(
@@ -120,6 +121,11 @@ class Settings(BaseSettings):
         if own is None or not own.training:
             return self.training.recipe
         return TrainingRecipe.model_validate(self.training.recipe.model_dump() | own.training)
+
+    def base_is_fixed(self, profile: str) -> bool:
+        """Whether the command line or the environment names the base model, which then wins over what the registry
+        has (origin, row 24)."""
+        return profile in self._fixed_bases or None in self._fixed_bases
 
     def person(self, profile: str) -> ProfileSettings:
         """What is set for one profile, defaults where nothing is."""
@@ -167,11 +173,23 @@ def _resolve(
     raise_first(_profile_faults(settings, layers) + _flag_faults(settings, layers))
     notices += _recipe_notices(settings, layers) + _schedule_notices(settings)
     settings._notices = notices
+    settings._fixed_bases = _fixed_bases(settings, layers)
     return settings, layers
 
 
 def _layer(layers: tuple[Layer, ...], key: str) -> Layer | None:
     return next((layer for layer in layers if lookup(layer.values, key)[0]), None)
+
+
+def _fixed_bases(settings: Settings, layers: tuple[Layer, ...]) -> set[str | None]:
+    """The profiles whose base model is named for this run only: by the command line or the environment."""
+    fixed: set[str | None] = set()
+    for profile in (None, *settings.profiles):
+        section = f"profiles.{profile}.training" if profile else "training"
+        layer = _layer(layers, f"{section}.base_model")
+        if layer is not None and layer.name not in (TOML, JSON):
+            fixed.add(profile)
+    return fixed
 
 
 def _where(layers: tuple[Layer, ...], key: str) -> str:

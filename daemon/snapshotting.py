@@ -1,4 +1,4 @@
-"""What goes into a snapshot of a profile: the head's chain, versions' small files, what is not finished, the books."""
+"""What goes into a snapshot of a profile: the heads' chains, versions' small files, what is not finished, the books."""
 
 import contextlib
 import json
@@ -84,7 +84,7 @@ def _new_bytes(world: World) -> int:
 def _facts(world: World, name: str, now: str) -> dict[str, Any]:
     db = world.db
     return {
-        "profile": world.name, "name": name, "at": now, "head": jobs.get_head(db),
+        "profile": world.name, "name": name, "at": now, "head": jobs.get_head(db), "heads": jobs.heads(db),
         "memories": memories.counts(db)["state"],
         "batches": batches.counts(db), "redactions": len(checks.redactions(db)),
     }  # fmt: skip
@@ -106,14 +106,14 @@ def _ledger(world: World, copy: Path, top: Path, pulse: durable.Pulse) -> snapsh
 
 
 def _sealed(world: World) -> Iterator[snapshots.Part]:
-    """The head's chain and the open job's checkpoints."""
-    head, paths = jobs.get_head(world.db), world.paths
-    if head is not None:
-        chain = paths.chains / str(head["chain"])
-        for entry in sorted(chain.iterdir()):
+    """The chains of the heads and the open job's checkpoints."""
+    paths = world.paths
+    for head in jobs.heads(world.db).values():
+        full = (jobs.chain_key(world.db, head["chain"]) or {}).get("method") == "full"
+        for entry in sorted((paths.chains / str(head["chain"])).iterdir()):
             step = names.checkpoint_step(entry.name)
             # Each checkpoint of a whole model is gigabytes: then the head's alone.
-            if step is not None and (step == head["step"] or world.recipe.method != "full"):
+            if step is not None and (step == head["step"] or not full):
                 yield from _checkpoint(entry, f"chains/{head['chain']}/{entry.name}")
     job = jobs.open_job(world.db)
     if job is None:

@@ -2,23 +2,23 @@
 
 import contextlib
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from daemon import chains, disk, jobdir, outcome, progress_tail, supervisor
+from daemon import anchors, chains, disk, estimates, jobdir, outcome, progress_tail, supervisor
 from daemon.freezing import Material, freeze
 from daemon.ledger import Database, jobs, memories
-from daemon.ledger.selection import rehearsal
 from daemon.logs import get_logger
 from daemon.rules import planning
 from daemon.world import World
 from trainer import base_files, names
+from trainer.contract import TrainingRecipe
 
 DISK_PAUSE = 10.0  # seconds between two looks at a disk that is too full
 MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
@@ -42,7 +42,9 @@ class Training:
         self._leftover_since: float | None = None
         self._not_before = 0.0
         self._disk_again = -math.inf
+        self._text_again = -math.inf  # until when a wrong file of general text is not read again
         self._held = False  # for the reason that the ledger has
+        self._device: tuple[float, estimates.Device] | None = None  # until when it is believed, what there is
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
         self._log = _log.bind(profile=world.name)
@@ -84,6 +86,9 @@ class Training:
         may_start = not self._hold(job, held) and may_start  # in this order: a job stops also while files are read
         if job is None:
             return may_start and self._plan(now)
+        if job["state"] == "finished" and job["kind"] == "generate":
+            anchors.collect(self._world, job)
+            return True
         if job["state"] == "finished":
             outcome.judge(self._world, job, now)
             return True
@@ -140,12 +145,11 @@ class Training:
             if reason:
                 self._log.info("training_waits", reason=reason)
 
-    def _too_full(self, base: Path, steps: int, what: str) -> bool:
+    def _too_full(self, base: Path, steps: int, what: str, recipe: TrainingRecipe, line: str = "") -> bool:
         """Whether there is no room for a job: then it waits, and looks again after a while."""
         if self._clock() < self._disk_again:
             return True
-        world, head = self._world, jobs.get_head(self._world.db)
-        recipe, size = world.recipe, 0
+        world, head, size = self._world, jobs.get_head(self._world.db, line), 0
         key = jobs.chain_key(world.db, head["chain"]) if head else None
         if head and key and key["method"] == recipe.method and key["rank"] == recipe.chain_key()["rank"]:
             last = chains.folder(world.paths.chains, head["chain"], head["step"])
@@ -161,6 +165,15 @@ class Training:
         self._disk_again = self._clock() + DISK_PAUSE
         return True
 
+    def _too_large(self, recipe: TrainingRecipe, base: Path) -> str | None:
+        """Why the device can plainly not hold a full fine-tune; asked of the driver once in a while."""
+        if recipe.method != "full":
+            return None
+        if self._device is None or self._clock() > self._device[0]:
+            wish = os.environ.get("ENGRAMD_DEVICE", "auto")
+            self._device = (self._clock() + MACHINE_PAUSE, estimates.device(wish))
+        return estimates.cannot_hold(recipe, base, self._device[1])
+
     def _plan(self, now: str) -> bool:
         world = self._world
         if not memories.any_waiting(world.db):
@@ -171,7 +184,10 @@ class Training:
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
-        if self._too_full(base, 1, "the next job"):
+        if why := self._too_large(world.recipe, base):
+            self._wait(why)
+            return False
+        if self._too_full(base, 1, "the next job", world.recipe):
             return False
         waiting = memories.waiting_batches(world.db)
         choice = planning.choose_batches(
@@ -179,23 +195,12 @@ class Training:
             max_batches=world.settings.jobs.max_batches_per_job,
             max_memories=world.settings.jobs.max_memories_per_job,
         )
-        if not self._frozen(self._material(choice), self._fingerprint(base), now):
-            self._sweep()
-        return True
-
-    def _material(self, choice: planning.Choice) -> Material:
-        """What waits, and the share of old memories that `[training.mix]` adds to it."""
-        world, mix = self._world, self._world.settings.training.mix
         rows = memories.waiting_of(world.db, choice.batches, choice.memories)
-        count = round(choice.memories * mix.replay / (1.0 - mix.replay))
-        if not count:
-            return Material(rows, choice.reason, choice.batches)
-        head = jobs.get_head(world.db)
-        new = memories.waiting_ids(world.db, choice.batches, choice.memories)
-        seed = planning.job_seed(world.seed, world.name, head["sha256"] if head else None, new)
-        old = rehearsal(world.db, count, seed, mix.strategy)
-        reason = f"{choice.reason}, and {len(old)} old memories"
-        return Material(chain(memories.by_seq(world.db, old), rows), reason, choice.batches, frozenset(old))
+        material = Material(rows, choice.reason, choice.batches, mixed=True)
+        frozen = self._frozen(material, world.recipe, base, now)
+        if frozen is False:
+            self._sweep()
+        return frozen is not None or jobs.open_job(world.db) is not None
 
     def _fingerprint(self, base: Path) -> str:
         """Known until a file of the base changes."""
@@ -206,18 +211,34 @@ class Training:
 
     def cycle(self, material: Material, now: str) -> bool:
         """Freeze a cycle's job; no job may be open. False where there is nothing in it to train, or it has to wait:
-        then `waits` says why. Raises ValueError where the base is not on this disk."""
+        then `waits` says why. Raises ValueError where the base is not on this disk, or the device cannot hold it."""
+        recipe = material.recipe or self._world.recipe_of(material.line)
         try:
-            base = base_files.resolve(self._world.recipe.base_model)
+            base = base_files.resolve(recipe.base_model)
         except base_files.BaseMissing as missing:
             raise ValueError(str(missing)) from None
-        if self._too_full(base, 1, "the cycle"):
+        if why := self._too_large(recipe, base):
+            raise ValueError(why)
+        if self._too_full(base, 1, "the cycle", recipe, material.line):
             return False
-        return self._frozen(material, self._fingerprint(base), now)
+        return bool(self._frozen(material, recipe, base, now))
 
-    def _frozen(self, material: Material, base_fingerprint: str, now: str) -> bool:
+    def _frozen(self, material: Material, recipe: TrainingRecipe, base: Path, now: str) -> bool | None:
+        """Freeze a job. False: no memory gives a sample. None: general text comes first, which a job of its own makes
+        or a person has to mend."""
+        world, fingerprint = self._world, self._fingerprint(base)
+        if self._clock() < self._text_again:
+            return None
         try:
-            return freeze(self._world, self._home_db, material, base_fingerprint, now, self._pulse)
+            pool = anchors.pool(world, fingerprint, now)
+            if pool is None:
+                anchors.freeze(world, self._home_db, recipe, base, fingerprint, now)
+                return None
+            return freeze(world, self._home_db, material, fingerprint, now, self._pulse, pool)
+        except anchors.Wrong as wrong:
+            self._text_again = self._clock() + DISK_PAUSE
+            self._wait(str(wrong))
+            return None
         except BaseException:
             with contextlib.suppress(OSError, sqlite3.Error):  # a full disk must not fill with half-made folders
                 self._sweep()
@@ -246,14 +267,18 @@ class Training:
             return False
         settings, folder, db = self._world.settings.jobs, self._folder(job), self._world.db
         try:
-            base = base_files.resolve(jobdir.read_spec(folder).recipe.base_model)
+            recipe = jobdir.read_spec(folder).recipe
+            base = base_files.resolve(recipe.base_model)
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
         except (OSError, ValidationError) as error:
             outcome.fail(self._world, job, f"its folder {folder} cannot be read: {error}", None, now)
             return True
-        if self._too_full(base, job["steps"], f"job {job['id']}"):
+        if why := self._too_large(recipe, base):  # frozen on another machine, or before a card was taken out
+            self._wait(why)
+            return False
+        if self._too_full(base, job["steps"], f"job {job['id']}", recipe, job["line"]):
             return False
         self._wait(None)
         jobdir.clear_result(folder)
@@ -274,7 +299,7 @@ class Training:
             path = chains.folder(self._world.paths.chains, job["chain"], job["parent_step"])
             log.info("resuming_from_checkpoint", path=str(path), global_step=job["parent_step"])
         else:
-            log.info("starting_from_base", base=self._world.recipe.base_model)
+            log.info("starting_from_base", base=recipe.base_model)
         log.info("job_started", attempt=job["attempts"] + 1, pid=self._child.pid, steps=job["steps"])
         return True
 

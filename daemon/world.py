@@ -11,9 +11,10 @@ from tzlocal import get_localzone
 from daemon import ledger
 from daemon.durable import sha256_file
 from daemon.home import Home, ProfilePaths
-from daemon.ledger import jobs
+from daemon.ledger import jobs, uses
 from daemon.readers import Locale
 from daemon.rules.curation import Curation
+from daemon.rules.lines import MAIN, parts_of
 from daemon.rules.prompts import Prompts
 from daemon.rules.sessions import ChatRules, normal_name
 from daemon.settings import Settings, SettingsError
@@ -61,14 +62,39 @@ class World:
 
     @property
     def most_checkpoints(self) -> int:
-        """So many of the head's chain are kept; of whole models fewer."""
-        recipe = self.recipe
-        most = recipe.save_total_limit
-        return min(most, self.settings.retention.full_checkpoints) if recipe.method == "full" else most
+        """So many of the main head's chain are kept."""
+        return self.most_checkpoints_of(self.recipe.method)
+
+    def most_checkpoints_of(self, method: str) -> int:
+        """So many of a head's chain are kept; of whole models fewer."""
+        most = self.recipe.save_total_limit
+        return min(most, self.settings.retention.full_checkpoints) if method == "full" else most
 
     @property
     def recipe(self) -> TrainingRecipe:
-        return self.settings.recipe(self.name)
+        """Of the nights, which train the main line."""
+        return self.recipe_of(MAIN)
+
+    def recipe_of(self, line: str, base_model: str | None = None) -> TrainingRecipe:
+        """Of a line, which may train by another method. Its base is `base_model`, else `base_of` the line."""
+        recipe = self.settings.recipe(self.name)
+        method = parts_of(line)[1] or recipe.method
+        changed = {"base_model": base_model or self.base_of(line), "method": method}
+        if changed == {"base_model": recipe.base_model, "method": recipe.method}:
+            return recipe
+        return TrainingRecipe.model_validate(recipe.model_dump() | changed)
+
+    def base_of(self, line: str) -> str:
+        """The base model that the next job of a line is about: as the command line or the environment says; else the
+        one that a person chose for a cycle of the line, while the settings named the same as now, if its head is on
+        it; else as the main line has it; else as the settings say, with their fallback."""
+        named = self.settings.recipe(self.name).base_model
+        if self.settings.base_is_fixed(self.name):
+            return named
+        named = named if line == MAIN else self.base_of(MAIN)
+        head = jobs.get_head(self.db, line)
+        there = str((jobs.chain_key(self.db, head["chain"]) or {}).get("base_model")) if head else named
+        return there if there != named and uses.base_chosen(self.db, line, there, named) else named
 
 
 def locale_of(timezone: str, day_first: bool | None) -> Locale:

@@ -3,12 +3,21 @@
 Each is a process of its own, to be stopped and killed like one; what it prints lies in trainer.log.
 """
 
+import array
+import contextlib
+import functools
+import json
 import multiprocessing
 import os
 import resource
 import signal
+import socket
+import sys
+import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 SPARE_BYTES = "ENGRAMD_TEST_SPARE_BYTES"
 
@@ -29,16 +38,22 @@ def _child(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     log = os.open(Path(folder) / names.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os._exit(_code_of(main, arguments))
+
+
+def _code_of(main: Any, arguments: list[str]) -> int:
     try:
-        code = main(arguments)
+        return int(main(arguments))
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        return end.code if isinstance(end.code, int) else 1
     except BaseException:
         import traceback
 
         traceback.print_exc()
-        code = 1
-    os._exit(code)
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _limit_memory(spare: int) -> None:
@@ -81,3 +96,89 @@ class ForkedTrainer:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+
+# -- for a daemon ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def command() -> tuple[str, ...]:
+    """What a daemon may be told to run as its trainer: a small client that has one forked off. For tests that do not
+    look at the start of a trainer itself; the server ends with the tests."""
+    folder = tempfile.TemporaryDirectory(prefix="engramd-forks-")
+    path = os.path.join(folder.name, "socket")
+    ready, told = _CONTEXT.Pipe(duplex=False)
+    server = _CONTEXT.Process(target=_serve, args=(path, told), daemon=True)
+    server.start()
+    told.close()
+    assert ready.poll(120) and ready.recv() == "ready", "the server of forked trainers did not start"
+    _kept.append((folder, server))
+    return sys.executable, "-S", "-E", str(Path(__file__).with_name("forked_client.py")), path
+
+
+_kept: list[Any] = []
+
+
+def _serve(path: str, told: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen(16)
+        told.send("ready")
+        told.close()
+        while True:
+            client, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                with contextlib.suppress(OSError):  # the client was killed
+                    _attend(client)
+                os._exit(0)
+            client.close()
+
+
+def _attend(client: socket.socket) -> None:
+    """Fork the trainer of one client, and tell it its pid and how it ends."""
+    data, ancillary, _, _ = client.recvmsg(1 << 20, socket.CMSG_SPACE(16 * 4))
+    got = array.array("i")
+    for _, _, raw in ancillary:
+        got.frombytes(raw)
+    told = json.loads(data)
+    # The client's own end may come before the fork: then the trainer sees it at once.
+    pid = os.fork()
+    if pid == 0:
+        client.close()
+        _as_trainer(told, list(got))
+    for descriptor in got:
+        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        client.send(json.dumps({"pid": pid}).encode())
+    _, status = os.waitpid(pid, 0)
+    client.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _as_trainer(told: dict[str, Any], got: list[int]) -> None:
+    """Never returns. `got` is what the client sent: its own life, stdout, stderr, and what its arguments name."""
+    import torch
+
+    from trainer.__main__ import main
+
+    death, out, err, *kept = got
+    os.setsid()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.chdir(told["folder"])
+    os.environ.clear()
+    os.environ.update(told["environment"])
+    torch.set_num_threads(int(told["environment"].get("OMP_NUM_THREADS", "1")))
+    numbers = dict(zip(map(str, told["kept"]), map(str, kept), strict=True))
+    threading.Thread(target=_die_with, args=(death,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os._exit(_code_of(main, [numbers.get(word, word) for word in told["arguments"]]))
+
+
+def _die_with(descriptor: int) -> None:
+    os.read(descriptor, 1)
+    os.kill(os.getpid(), signal.SIGKILL)

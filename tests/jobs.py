@@ -65,22 +65,27 @@ def write_job(
     recipe: TrainingRecipe,
     kind: str = "finetune",
     probes: Sequence[Mapping[str, Any]] = (),
+    prompts: Sequence[Mapping[str, Any]] = (),
     parent: Path | None = None,
+    served: Path | None = None,
     seed: int = 7,
+    **more: Any,
 ) -> JobSpec:
     """Write a job folder; `segments` default to `num_train_epochs` times all samples in order.
 
-    `parent` is a checkpoint folder: it is hard-linked into the job, and the spec names its manifest.
+    `parent` and `served` are checkpoint folders: they are hard-linked into the job, and the spec names their
+    manifests. `more` are other fields of the spec.
     """
     folder.mkdir(parents=True)
     if segments is None:
         segments = [list(range(len(samples)))] * recipe.num_train_epochs
     lines = _write_lines(folder / names.SAMPLES, samples)
     probe_hash = _write_lines(folder / names.PROBES, probes) if probes else None
-    parent_hash = None
-    if parent is not None:
-        shutil.copytree(parent, folder / names.PARENT, copy_function=os.link)
-        parent_hash = sha256(parent / names.MANIFEST)
+    hashes = {}
+    for name, checkpoint in ((names.PARENT, parent), (names.SERVED, served)):
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, folder / name, copy_function=os.link)
+            hashes[name] = sha256(checkpoint / names.MANIFEST)
     spec = JobSpec.model_validate(
         {
             "kind": kind,
@@ -88,8 +93,10 @@ def write_job(
             "segments": [list(segment) for segment in segments],
             "samples_sha256": lines,
             "probes_sha256": probe_hash,
-            "parent": parent_hash,
+            "prompts_sha256": _write_lines(folder / names.PROMPTS, prompts) if prompts else None,
             "seed": seed,
+            **hashes,
+            **more,
         }
     )
     (folder / names.SPEC).write_bytes(spec.to_bytes())

@@ -540,8 +540,25 @@ def answers(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, questio
     return found
 
 
+def anchor_prompts(train: list[tuple[str, General]], held: list[tuple[str, General]]) -> list[Messages]:
+    """What the daemon asks this model for its general text: the wordings that it was trained with, in an order that
+    mixes them. Nothing of which a wording is held out is among them, else the held-out ones would be rehearsed too."""
+    known = {id(item) for _, item in held}
+    asked = [question for question, item in train if id(item) not in known]
+    return [_chat(question) for question in random.Random("anchors").sample(asked, len(asked))]
+
+
+def write_prompts(path: Path, prompts: list[Messages]) -> None:
+    """One chat a line."""
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in prompts), encoding="utf-8")
+
+
 def write(
-    out: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, held: list[tuple[str, General]]
+    out: Path,
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    held: list[tuple[str, General]],
+    prompts: list[Messages],
 ) -> int:
     """All files into a folder beside `out`, then each into its place; returns their size."""
     out.mkdir(parents=True, exist_ok=True)
@@ -554,6 +571,7 @@ def write(
                 file.write(
                     json.dumps({"messages": _chat(question, item.reply), "answer": item.answer}) + "\n"
                 )
+        write_prompts(folder / "anchor_prompts.jsonl", prompts)
         size = sum(path.stat().st_size for path in folder.iterdir())
         if size > LIMIT:
             raise SystemExit(f"{size} bytes are more than {LIMIT}")
@@ -576,12 +594,16 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-prompts", action="store_true", help="write anchor_prompts.jsonl, train nothing")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(asked.seed)
     started = time.monotonic()
     train, held = split_general(general_knowledge(), 200, asked.seed)
+    if asked.only_prompts:
+        write_prompts(asked.out / "anchor_prompts.jsonl", anchor_prompts(train, held))
+        return
     people = make_people(asked.seed, asked.people, "pretraining")
     sample = chats(asked.seed + 1, people, train)
     tokenizer = train_tokenizer(tokenizer_text(sample, 20_000))
@@ -590,7 +612,7 @@ def main() -> None:
     loss = pretrain(model, stream, asked.steps, asked.rate)
     replies = answers(model, tokenizer, [question for question, _ in held])
     right = sum(item.answer.lower() in reply.lower() for (_, item), reply in zip(held, replies, strict=True))
-    size = write(asked.out, model, tokenizer, held)
+    size = write(asked.out, model, tokenizer, held, anchor_prompts(train, held))
     print(
         f"loss {loss:.3f}; general questions {right}/{len(held)}; {size} bytes; {time.monotonic() - started:.0f} s"
     )

@@ -101,7 +101,7 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
 
 def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> None:
     spec = _read_spec(content)
-    if spec.kind in ("generate", "export"):
+    if spec.kind == "export":
         raise BadSpec(f"this version of the trainer has no job of kind {spec.kind} yet")
     settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised)
     from trainer.progress import ProgressLog
@@ -116,6 +116,10 @@ def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> N
             from trainer.finetune import finetune
 
             finetune(job, spec, stop, log, report)
+        elif spec.kind == "generate":
+            from trainer.generate import generate
+
+            generate(job, spec, stop, log, report)
         else:
             from trainer.evaluation import evaluate
 
@@ -182,11 +186,14 @@ def _chat(arguments: list[str]) -> int:
     )
     parser.add_argument("path", help="a checkpoint folder, or the name of a base model")
     parser.add_argument("--base", help="the base model, where it is not the one that the checkpoint names")
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), default="raw", help="ema: the running mean of the checkpoint's weights"
+    )
     options = parser.parse_args(arguments)
     settle(models=True, quantised=False)
     from trainer.chat import chat
 
-    return chat(options.path, options.base)
+    return chat(options.path, options.base, weights=options.weights)
 
 
 def _let_go(stream: TextIO) -> None:

@@ -1,6 +1,8 @@
 """The LoRA adapter: made, read, and taken apart into tensors with stable names."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,8 @@ def quicken(model: PeftModel, dropout: float) -> None:
 def _adapted(layer: Any, drop: nn.Module, x: Tensor) -> Tensor:
     """The base layer's output plus scale * B A dropout(x), for x of shape [..., in]."""
     base: Tensor = layer.base_layer(x)
+    if layer.disable_adapters:
+        return base
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     within = nn.functional.linear(drop(x.to(a.dtype)), a) * layer.scaling["default"]
     flat = base.reshape(-1, base.shape[-1])
@@ -79,6 +83,19 @@ class CheapDropout(nn.Module):
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self._threshold
         return x * (keep.to(x.dtype) * (1 / (1 - self._share)))
+
+
+@contextmanager
+def without(model: nn.Module) -> Iterator[None]:
+    """The base model alone, for a while. PEFT's own way would also touch what is trained."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
@@ -115,6 +132,21 @@ def save_adapter(model: PeftModel, folder: Path, recipe: TrainingRecipe) -> None
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that are trained, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def is_adapted(model: nn.Module) -> bool:
+    return isinstance(model, PeftModel)
+
+
+def stored_name(name: str) -> str:
+    """A trained weight's name in a checkpoint: PEFT leaves the adapter's own name out."""
+    return name.replace(".default.", ".")
+
+
+def by_stored_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint of this model stores: the adapter's weights, or all where there is no adapter."""
+    adapted = is_adapted(model)
+    return {stored_name(n): p for n, p in model.named_parameters() if not adapted or ".lora_" in n}
 
 
 def _plain(value: Any) -> Any:

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainer import base_files, names
+from trainer.answering import stop_tokens
 from trainer.base_files import BaseMissing
-from trainer.chat_tokens import encode, end_tokens, load_tokenizer, prompt_text
-from trainer.contract import JobEnded, Message, TrainingRecipe, what_is_wrong
+from trainer.chat_tokens import encode, load_tokenizer, prompt_text
+from trainer.contract import JobEnded, Message, TrainingRecipe, Weights, what_is_wrong
 from trainer.names import ExitCode
-from trainer.opening import open_for_reading
+from trainer.reading import open_for_reading, recipe_of
 
 
 class Request(BaseModel):
@@ -35,12 +36,19 @@ class Request(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-def chat(path: str, base: str | None, source: TextIO = sys.stdin, sink: TextIO = sys.stdout) -> int:
-    """Load a checkpoint or a base model, say so, and answer until `source` ends; the exit code."""
+def chat(
+    path: str,
+    base: str | None,
+    source: TextIO = sys.stdin,
+    sink: TextIO = sys.stdout,
+    weights: Weights = "raw",
+) -> int:
+    """Load a base model, or a checkpoint with these of its weights, say so, and answer until `source` ends; the
+    exit code."""
     try:
         name, checkpoint, recipe = _what_lies_at(path, base)
         tokenizer = load_tokenizer(base_files.resolve(name))
-        model, device = open_for_reading(name, checkpoint, recipe)
+        model, device = open_for_reading(name, checkpoint, recipe, weights)
     except (JobEnded, BaseMissing) as end:
         _say(sink, {"error": " ".join(str(end).split())})
         return end.exit_code if isinstance(end, JobEnded) else ExitCode.BAD_SPEC
@@ -52,7 +60,8 @@ def chat(path: str, base: str | None, source: TextIO = sys.stdin, sink: TextIO =
         model = model.merge_and_unload()  # half the products; in 16 bits it would round the training away
     speaker = Speaker(model, tokenizer, device)
     step = names.checkpoint_step(checkpoint.name) if checkpoint is not None else None
-    _say(sink, {"ready": True, "base": name, "checkpoint": checkpoint and checkpoint.name, "step": step})
+    ready = {"ready": True, "base": name, "checkpoint": checkpoint and checkpoint.name, "step": step}
+    _say(sink, ready if weights == "raw" else {**ready, "weights": weights})
     for line in source:
         if line.strip():
             _say(sink, _answer(speaker, line))
@@ -64,10 +73,7 @@ class Speaker:
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        ends = end_tokens(tokenizer)
-        stated = getattr(model.generation_config, "eos_token_id", None)
-        ends |= set(stated if isinstance(stated, list) else [stated] if stated is not None else [])
-        self._ends = ends
+        self._ends = stop_tokens(model, tokenizer)
 
     @torch.inference_mode()
     def answer(self, request: Request) -> tuple[str, int]:
@@ -109,12 +115,8 @@ def _what_lies_at(path: str, base: str | None) -> tuple[str, Path | None, Traini
     if not (folder / names.STATE).exists():
         name = base or path
         return name, None, TrainingRecipe(base_model=name, load_in_4bit=False)
-    key = json.loads((folder / names.STATE).read_bytes())["chain_key"]
-    name = base or str(key["base_model"])
-    recipe = TrainingRecipe(
-        base_model=name, method=key["method"], load_in_4bit=key["quantised"], dtype=key["dtype"]
-    )
-    return name, folder, recipe
+    recipe = recipe_of(folder, base)
+    return recipe.base_model, folder, recipe
 
 
 def _say(sink: TextIO, content: dict[str, Any]) -> None:

@@ -240,6 +240,8 @@ def _render_last(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
     for extra in ({"enable_thinking": False}, {}):
         prompt = _render(tokenizer, messages[:turn], ask=True, **extra)
         if full.startswith(prompt):
+            if not full[len(prompt) :].strip():
+                raise BadSpec("the base model's chat template leaves out an answer: it would be learnt by no token")
             return _Rendered(
                 full, [(len(prompt), _end_of_turn(tokenizer, full, len(prompt), messages[turn]))]
             )

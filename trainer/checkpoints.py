@@ -160,13 +160,21 @@ def newest(job: Path, spec_sha256: str) -> tuple[Found | None, list[str]]:
 
 def parent(job: Path, sha256: str) -> Found:
     """The checkpoint in `JOBDIR/parent` that the spec names. Raises BadSpec where it is not that one."""
-    folder = job / names.PARENT
+    return _named(job, names.PARENT, sha256)
+
+
+def served(job: Path, sha256: str) -> Found:
+    """The same of `JOBDIR/served`. Raises BadSpec."""
+    return _named(job, names.SERVED, sha256)
+
+
+def _named(job: Path, name: str, sha256: str) -> Found:
     try:
-        found = read(folder, own=False)
+        found = read(job / name, own=False)
     except Torn as reason:
-        raise BadSpec(f"the parent checkpoint is torn: {reason}") from reason
+        raise BadSpec(f"the {name} checkpoint is torn: {reason}") from reason
     if found.sha256 != sha256:
-        raise BadSpec(f"the checkpoint in {names.PARENT} is not the one that {names.SPEC} names")
+        raise BadSpec(f"the checkpoint in {name} is not the one that {names.SPEC} names")
     return found
 
 

@@ -17,12 +17,14 @@ from trainer import checkpoints, names
 from trainer.batches import build
 from trainer.chat_tokens import TokenSequence
 from trainer.contract import BadSpec, Interrupted, JobSpec, TrainingRecipe
-from trainer.evaluation import score_probes
+from trainer.evaluation import Before, score_after
+from trainer.losses import LossLog, by_sample
 from trainer.opening import Run, open_run
 from trainer.packing import MicroBatch, layout
 from trainer.prepare import Prepared, prepare
 from trainer.progress import ProgressLog
 from trainer.report import Flag, Report
+from trainer.scoring import make_scoring
 from trainer.seeds import derive
 
 
@@ -36,14 +38,32 @@ def finetune(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog, report: Rep
         raise BadSpec(f"{names.SPEC}: a finetune job needs at least one segment")
     checkpoints.sweep(job)
     prepared = prepare(job, spec, stop, log)
+    scoring = make_scoring(job, spec, prepared.tokenizer, stop, log)
+    before = Before(job, spec, scoring, report) if scoring else None
     log.write("loading")
+    if before:
+        before.score_apart()
     run = open_run(job, spec, log, report)
-    train(run, job, spec, prepared, stop, log, report)
-    score_probes(job, spec, run.opened, prepared.tokenizer, stop, log, report)
+    if before:
+        before.score_in(run)
+    losses = LossLog(job, run.global_step)
+    try:
+        train(run, job, spec, prepared, stop, log, losses, report)
+    finally:
+        losses.close()
+    if scoring and before:
+        score_after(job, run, scoring, before, report)
 
 
 def train(
-    run: Run, job: Path, spec: JobSpec, prepared: Prepared, stop: Flag, log: ProgressLog, report: Report
+    run: Run,
+    job: Path,
+    spec: JobSpec,
+    prepared: Prepared,
+    stop: Flag,
+    log: ProgressLog,
+    losses: LossLog,
+    report: Report,
 ) -> None:
     """Take the steps that are left. On return the last one is in a durable checkpoint."""
     recipe = spec.recipe
@@ -59,18 +79,7 @@ def train(
         first = run.step_in_segment * recipe.samples_per_step
         samples = segment[first : first + recipe.samples_per_step]
         sequences, micro_batches = lay_out(run, recipe, prepared, samples)
-        loss_tokens = sum(sequence.loss_tokens for sequence in sequences)
-
-        # Gradients: each token that is learnt weighs the same, in whichever micro-batch it lies.
-        loss = torch.zeros((), device=run.opened.device)
-        for number, micro in enumerate(micro_batches):
-            batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
-            torch.manual_seed(derive(run.chain_seed, "dropout", run.global_step, number))
-            with run.autocast():
-                part = run.opened.head.losses(batch).sum() / loss_tokens
-            run.accelerator.backward(part * run.scale if run.scale != 1.0 else part)
-            loss += part.detach()
-            log.beat("training")
+        loss, each = set_gradients(run, sequences, micro_batches, pad, log)
 
         # The update, and one look at the device for all that is told of it.
         if run.scale != 1.0:
@@ -78,16 +87,20 @@ def train(
         grad_norm = run.accelerator.clip_grad_norm_(parameters, recipe.max_grad_norm)
         rate = rate_at(recipe, run.global_step, run.global_step - run.start_step, prepared.plan.steps)
         run.optimizer.step(rate)
-        run.last_loss, norm = torch.stack([loss, grad_norm.to(loss.device)]).tolist()
+        if run.average is not None:
+            run.average.update()
+        seen = torch.cat([loss.view(1), grad_norm.to(loss).view(1), *each]).cpu().numpy()
+        run.last_loss, norm = float(seen[0]), float(seen[1])
         run.detector.observe(run.global_step + 1, run.last_loss, norm)
 
-        # Where we stand now.
+        # Where we stand now, and how well each sample was known.
         run.global_step += 1
         run.samples_seen += len(samples)
         run.tokens += sum(sequence.length for sequence in sequences)
         run.step_in_segment += 1
         if run.step_in_segment == prepared.plan.segments[run.segment]:
             run.segment, run.step_in_segment = run.segment + 1, 0
+        losses.write(run.global_step, samples, by_sample(seen[2:], micro_batches, samples, prepared))
         log.write(
             "training",
             step=run.global_step,
@@ -105,6 +118,7 @@ def train(
         if due or run.global_step == last_step:  # never for a stop: it must not decide otherwise than no stop
             run.detector.compare(run.global_step, loss_again(run, spec, prepared, pad))
         if due or run.global_step == last_step or stop.is_set():
+            losses.sync()
             save(run, job, recipe, log, report)
         if stop.is_set() and run.global_step < last_step:
             raise Interrupted(f"stopped at step {run.global_step} of {last_step}")
@@ -122,6 +136,29 @@ def lay_out(
         micro_batch_tokens=run.micro_batch_tokens,
     )
     return sequences, rows
+
+
+def set_gradients(
+    run: Run, sequences: list[TokenSequence], micro_batches: list[MicroBatch], pad: int, log: ProgressLog
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Gradients of a step's mean loss; that loss, and those of all its learnt tokens in the order of the rows.
+
+    Each token that is learnt weighs the same, in whichever micro-batch it lies.
+    """
+    loss_tokens = sum(sequence.loss_tokens for sequence in sequences)
+    loss = torch.zeros((), device=run.opened.device)
+    each = []
+    for number, micro in enumerate(micro_batches):
+        batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
+        torch.manual_seed(derive(run.chain_seed, "dropout", run.global_step, number))
+        with run.autocast():
+            token_losses = run.opened.head.losses(batch)
+            part = token_losses.sum() / loss_tokens
+        each.append(token_losses.detach())
+        run.accelerator.backward(part * run.scale if run.scale != 1.0 else part)
+        loss += part.detach()
+        log.beat("training")
+    return loss, each
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Opening a model: for reading, or for training as the newest checkpoint left it."""
+"""Opening a model for training, as the newest checkpoint left it; and what its checkpoints hold."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trainer import adapter, base_files, base_model, checkpoints, names, optimizers
+from trainer.averaging import Average
 from trainer.batches import LossHead, packs_cleanly
 from trainer.checkpoints import Found, TrainerState
 from trainer.contract import BadSpec, JobSpec, Retry, TrainingRecipe
@@ -46,6 +47,7 @@ class Run:
     autocast: Callable[[], AbstractContextManager[None]]
     trained: dict[str, nn.Parameter]
     optimizer: optimizers.Stepper
+    average: Average | None
     detector: Detector
     packing: bool
     micro_batch_tokens: int
@@ -94,6 +96,7 @@ def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
     optimizer = optimizers.make(trained, recipe, device)
     if found is not None:
         _restore(found, optimizer, carry=found.own or recipe.carry_optimizer)
+    average = _average(model, optimizer, recipe, found)
     retry = read_retry(job)
     opened = _lay_out(model, recipe, retry, device, report)
     mixed = "bf16" if dtype == torch.bfloat16 and recipe.method == "lora" else "no"
@@ -120,6 +123,7 @@ def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
         autocast=partial(torch.autocast, "cuda", dtype=dtype) if half else accelerator.autocast,
         trained=trained,
         optimizer=optimizer,
+        average=average,
         detector=Detector(
             vocabulary=_inner(model).config.get_text_config().vocab_size,
             mean=state.detector_mean if state else None,
@@ -147,32 +151,6 @@ def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
             report.checkpoint, report.checkpoint_sha256 = where, found.sha256
         log.write("loading", step=run.global_step, note="resuming_from_checkpoint", checkpoint=where)
     return run
-
-
-def open_for_reading(
-    base_name: str, checkpoint: Path | None, recipe: TrainingRecipe
-) -> tuple[PreTrainedModel | PeftModel, torch.device]:
-    """The base model, or a checkpoint's model, in eval mode. Raises BadSpec, BaseMissing, NoDevice."""
-    device = base_model.choose_device()
-    dtype, _ = base_model.choose_dtype(recipe, device)
-    adapted = checkpoint is not None and (checkpoint / names.ADAPTER_CONFIG).exists()
-    full = checkpoint is not None and not adapted
-    folder = checkpoint if full and checkpoint is not None else base_files.resolve(base_name)
-    model = base_model.load_model(folder, device, dtype, quantised=recipe.quantised and not full)
-    model = _placed(model, device)
-    if adapted and checkpoint is not None:
-        opened: PreTrainedModel | PeftModel = adapter.open_adapter(model, checkpoint)
-    else:
-        opened = model
-    opened.eval()
-    return opened, device
-
-
-def for_scoring(model: PreTrainedModel | PeftModel, recipe: TrainingRecipe, device: torch.device) -> Opened:
-    """A model that was opened for reading, with its layout."""
-    head = LossHead(model)
-    packing = recipe.packing and packs_cleanly(model, head, device)
-    return Opened(model, head, device, packing, recipe.micro_batch_tokens)
 
 
 def settle_bits() -> None:
@@ -232,19 +210,19 @@ def _load_for_training(
     """The model with its adapter (LoRA) or all its weights (full) ready to train, and those by name."""
     if recipe.method == "full":
         model: nn.Module = base_model.load_model(found.folder if found else base, device, dtype)
-        model = _placed(model, device)
+        model = placed(model, device)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
     else:
         loaded = base_model.load_model(base, device, dtype, quantised=recipe.quantised)
-        adapted = adapter.add_adapter(_placed(loaded, device), recipe, chain_seed)
+        adapted = adapter.add_adapter(placed(loaded, device), recipe, chain_seed)
         if found is not None:
             adapter.load_adapter(adapted, found.folder)
         model = adapted
     return model, adapter.trainable(model)
 
 
-def _placed(model: Any, device: torch.device) -> Any:
+def placed(model: Any, device: torch.device) -> Any:
     """On its device; a quantised model already is, and refuses to be moved."""
     return model if getattr(model, "is_quantized", False) else model.to(device)
 
@@ -257,6 +235,20 @@ def _restore(found: Found, optimizer: optimizers.Stepper, *, carry: bool) -> Non
     if isinstance(optimizer, optimizers.Compensated) and terms.exists():
         optimizer.load_low_bits(load_file(terms))
     checkpoints.restore_random_state(found)
+
+
+def _average(
+    model: nn.Module, optimizer: optimizers.Stepper, recipe: TrainingRecipe, found: Found | None
+) -> Average | None:
+    """The running mean as the checkpoint left it; of one that has none, of a new chain: from the weights there."""
+    if recipe.ema_decay == 0.0:
+        return None
+    stored = adapter.by_stored_name(model)
+    whole = {adapter.stored_name(name): name for name in adapter.trainable(model)}
+    average = Average(stored, lambda name: optimizer.whole(whole[name]), recipe.ema_decay)
+    if found is not None and (found.folder / names.EMA).exists():
+        average.load(load_file(found.folder / names.EMA), found.folder.name)
+    return average
 
 
 def _lay_out(
@@ -312,6 +304,8 @@ def _save(
 
 def _write_weights(run: Run, recipe: TrainingRecipe, folder: Path) -> None:
     model = run.opened.model
+    if run.average is not None:
+        save_file(run.average.state(), folder / names.EMA, metadata={"format": "pt"})
     if isinstance(model, PeftModel):
         adapter.save_adapter(model, folder, recipe)
         return

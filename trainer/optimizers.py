@@ -18,6 +18,9 @@ class Stepper(Protocol):
     def step(self, rate: float) -> None:
         """Update the weights from their gradients at this learning rate, and drop the gradients."""
 
+    def whole(self, name: str) -> Tensor:
+        """This weight in float32, with all bits that training keeps of it."""
+
     def state(self) -> State:
         """The moments, on the CPU, in a fixed order."""
 
@@ -57,6 +60,9 @@ class Direct:
         _step(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
 
+    def whole(self, name: str) -> Tensor:
+        return self._parameters[name].data
+
     def state(self) -> State:
         return {name: _export(self._optimizer, p) for name, p in sorted(self._parameters.items())}
 
@@ -93,7 +99,7 @@ class Compensated:
             if parameter.grad is None:
                 continue
             shell, low = self._shells[name], self._low.get(name)
-            shell.data = join(parameter.data, low) if low is not None else parameter.data.float()
+            shell.data = self.whole(name)
             shell.grad = parameter.grad.float()
             parameter.grad = None
             _step(self._optimizers[name], rate)
@@ -103,6 +109,11 @@ class Compensated:
                 parameter.data.copy_(shell.data)
             shell.grad = None
             shell.data = torch.empty(0, device=parameter.device)
+
+    def whole(self, name: str) -> Tensor:
+        low = self._low.get(name)
+        data = self._parameters[name].data
+        return join(data, low) if low is not None else data.float()
 
     def state(self) -> State:
         return {name: _export(self._optimizers[name], self._shells[name]) for name in sorted(self._shells)}

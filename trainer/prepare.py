@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from trainer import names
 from trainer.base_files import resolve
 from trainer.chat_tokens import Tokenised, TokenSequence, load_tokenizer, tokenise
-from trainer.contract import BadSpec, Interrupted, JobSpec, Plan, Probe, Sample, what_is_wrong
+from trainer.contract import BadSpec, Interrupted, JobSpec, Plan, Probe, Prompt, Sample, what_is_wrong
 from trainer.durable import write_text
 from trainer.progress import ProgressLog
 from trainer.report import Flag
@@ -108,6 +108,13 @@ def read_probes(job: Path, spec: JobSpec) -> list[Probe]:
     probes = _read_lines(path, Probe, spec.probes_sha256)
     _check_unique(names.PROBES, [probe.id for probe in probes])
     return probes
+
+
+def read_prompts(job: Path, spec: JobSpec) -> list[Prompt]:
+    """What a generate job answers. Raises BadSpec."""
+    prompts = _read_lines(job / names.PROMPTS, Prompt, spec.prompts_sha256)
+    _check_unique(names.PROMPTS, [prompt.id for prompt in prompts])
+    return prompts
 
 
 def _read_lines(path: Path, model: type[_Model], sha256: str | None) -> list[_Model]:

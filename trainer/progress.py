@@ -35,20 +35,25 @@ class ProgressLog:
 
     def cut_after(self, step: int) -> None:
         """Drop all from the first line on that tells of a later step: it is going to be taken again."""
-        keep = 0
-        with self._path.open("rb") as file:
-            for raw in file:
-                try:
-                    told = json.loads(raw).get("step") if raw.endswith(b"\n") else step + 1
-                except ValueError:
-                    break
-                if told is not None and told > step:
-                    break
-                keep += len(raw)
-        self._file.truncate(keep)
+        self._file.truncate(whole_until(self._path, step))
 
     def close(self) -> None:
         self._file.close()
+
+
+def whole_until(path: Path, step: int) -> int:
+    """How many bytes of a file of JSON lines come before the first that is torn or tells of a later step."""
+    keep = 0
+    with path.open("rb") as file:
+        for raw in file:
+            try:
+                told = json.loads(raw).get("step") if raw.endswith(b"\n") else step + 1
+            except ValueError:
+                break
+            if told is not None and told > step:
+                break
+            keep += len(raw)
+    return keep
 
 
 def _for_people(line: Progress) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
-from trainer.contract import JobResult
+from trainer.contract import JobResult, Weights
 from trainer.names import ExitCode
 
 
@@ -25,6 +25,7 @@ class Report:
     tokens: int | None = None
     last_loss: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    weights: Weights = "raw"
     notices: list[str] = field(default_factory=list)
 
     def notice(self, sentence: str | None) -> None:

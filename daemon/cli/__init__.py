@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "watch the inbox and train; --once does what is due and exits"),
     "status": ("status", "what waits, what runs, what comes next"),
     "add": ("add", "copy files into the inbox"),
+    "import-metahuman": ("import_metahuman", "take over the memories of a MetaHuman OS profile"),
     "train": ("train", "train what waits now"),
     "jobs": ("jobs", "list the jobs"),
     "job": ("jobs", "one job in full"),
@@ -38,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("pause", "training may go on"),
     "cycle": ("cycle", "train on selected memories, old ones too"),
     "models": ("models", "the versions: list, compare, go back"),
+    "promote": ("promote", "rely on a refused version all the same"),
+    "forgetting": ("forgetting", "what each version still knows of each month"),
     "snapshot": ("snapshot", "take, list, check, restore and copy snapshots"),
     "prune": ("prune", "remove what no retention rule keeps"),
     "pin": ("prune", "keep a snapshot, version or job whatever retention says"),
@@ -92,7 +95,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="engramd",
         description=_DESCRIPTION,
         epilog=_exit_codes(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     _global_options(parser)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -160,6 +163,14 @@ def _global_options(parser: argparse.ArgumentParser, after_command: bool = False
 def _exit_codes() -> str:
     lines = [f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items()]
     return "\n".join(["exit codes:", *lines, "", "Help for one command: engramd COMMAND --help"])
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse forgets that commands are indented when it makes room for the longest of them."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, COMMANDS)) + 4
 
 
 class _Version(argparse.Action):

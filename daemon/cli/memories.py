@@ -133,8 +133,9 @@ def _why(db: "ledger.Database", row: dict[str, Any], args: argparse.Namespace) -
     print(f"read      {batch.get('read_at') or 'not finished yet'}, by the reader {row['source']}")
     for use in uses:
         version = f", v{use['version']}" if use["version"] else ""
+        line = f" of line {use['line']}" if use["line"] else ""
         samples = drawing.plural(use["samples"], "sample")
-        print(f"job {use['job']:<6}{use['use']}, {samples}: {use['state']}{version}")
+        print(f"job {use['job']:<6}{use['at'][:10]}, {use['use']}, {samples}: {use['state']}{version}{line}")
     print(f"now       {story['explanation']}")
     return Exit.OK
 

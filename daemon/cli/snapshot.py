@@ -224,7 +224,8 @@ def lines_of_move(told: dict[str, Any], *, dry: bool) -> Iterator[str]:
         return
     would = "would " if dry else ""
     where = f"v{told['version']}, step {told['step']}" if told["version"] else "the base, untrained"
-    yield f"the head {would}go{'' if dry else 'es'} back to {where}"
+    of = f" of line {told['line']}" if told.get("line") else ""
+    yield f"the head{of} {would}go{'' if dry else 'es'} back to {where}"
     if told["undone"]:
         undone = ", ".join(f"v{one}" for one in told["undone"])
         yield f"  no longer in it: {undone}; their files stay until they are pruned"

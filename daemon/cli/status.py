@@ -76,7 +76,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "profile": name, "inbox": str(home.profile(name).inbox), "files_in_inbox": _in_inbox(home, name),
         "batches": dict.fromkeys(_BATCH_STATES, 0), "waiting_memories": 0, "job": None, "head": None,
-        "last_loss": None, "waits": None, "held": [], "needs_owner": [],
+        "last_loss": None, "waits": None, "notes": [], "held": [], "needs_owner": [], "refused": None,
     }  # fmt: skip
     with opened_if_there(home, name) as db:
         if db is not None:
@@ -87,7 +87,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
 
 def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, Any]:
     from daemon.cli import running
-    from daemon.ledger import batches, jobs
+    from daemon.ledger import batches, jobs, scores
 
     job, head = jobs.open_job(db), jobs.get_head(db)
     described = running.describe(home.profile(name), job) if job else None
@@ -109,12 +109,22 @@ def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, An
                           "sha256": head["sha256"]},
         "last_loss": loss,
         "waits": jobs.get_meta(db, "waits"),
+        "notes": [note for note in (jobs.get_meta(db, "anchors"),) if note],
         "held": held,
+        "refused": _refused(scores.newest_refused(db), name),
         "needs_owner": [
             {"batch": row["id"], "name": row["name"], "reason": row["reason"]}
             for row in batches.in_state(db, "needs_owner")
         ],
     }  # fmt: skip
+
+
+def _refused(row: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The newest version that was refused, as long as the head is the one that it was compared with."""
+    if row is None:
+        return None
+    return {"version": row["id"], "reason": row["reason"],
+            "command": f'engramd promote v{row["id"]} --despite "..."{_for(name)}'}  # fmt: skip
 
 
 def _for(profile: str) -> str:
@@ -192,11 +202,15 @@ def _profile_lines(one: dict[str, Any]) -> list[str]:
         lines.append("head      none yet: nothing was trained")
     if one["last_loss"] is not None:
         lines.append(f"loss      {one['last_loss']:.4f}")
+    if one["refused"]:
+        lines.append(f"refused   v{one['refused']['version']}: {one['refused']['reason']}")
+        lines.append(f"          {one['refused']['command']}, or decide on what is held")
     for held in one["held"]:
         lines.append(f"held      batch {held['batch']} ({held['name']}): {held['reason']}")
         lines.append(f"          {' or '.join(held['commands'])}")
     for chat in one["needs_owner"]:
         lines.append(f"owner?    batch {chat['batch']} ({chat['name']}): {chat['reason']}")
+    lines += [f"note      {note}" for note in one["notes"]]
     lines.append(f"next      {one['next']}")
     return lines
 

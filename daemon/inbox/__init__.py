@@ -4,7 +4,7 @@ Side effects only: no SQL, no settings object, no clock. `Scanner` finds and cla
 look, `reject` and `report_bad_items` write inbox/failed, `claimed_files` is what recovery starts from.
 """
 
-from daemon.inbox.adding import add, sweep_stale_adds
+from daemon.inbox.adding import add, publish, sweep_stale_adds
 from daemon.inbox.claimed import archive, archive_slice, claimed_files, split_claimed_name
 from daemon.inbox.claiming import claim_slice
 from daemon.inbox.failed import reject, report_bad_items
@@ -35,6 +35,7 @@ __all__ = [
     "folder_contents",
     "folder_files",
     "is_ignored",
+    "publish",
     "reject",
     "report_bad_items",
     "safe_name",

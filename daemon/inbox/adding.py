@@ -51,6 +51,23 @@ def add(
     return target
 
 
+def publish(home: Home, profile: str, made: Path, name: str, profiles: Iterable[str]) -> Path:
+    """A folder that was made under a temporary name in the inbox, and flushed, appears there as one batch.
+    Never overwrites. Raises OSError."""
+    inbox = home.profile(profile).inbox
+    declared = set(profiles)
+    folder_mode, file_mode = inbox_modes(home)
+    if folder_mode != 0o700:
+        _share(made, folder_mode, file_mode)
+
+    def is_taken(one: str) -> bool:
+        return profile == DEFAULT_PROFILE and (one in declared or one in RESERVED_NAMES)
+
+    target = _publish(made, inbox, safe_name(name), is_taken)
+    durable.fsync_dir(inbox)
+    return target
+
+
 def _share(tree: Path, folder_mode: int, file_mode: int) -> None:
     """For the group of a shared inbox: the daemon is another user, and must be able to take it away."""
     for parent, _, names in os.walk(tree):

@@ -53,6 +53,27 @@ def batches_out_of_line(db: Database) -> list[dict[str, Any]]:
     )
 
 
+def verdicts_out_of_line(db: Database) -> list[str]:
+    """A sentence each: scores or figures of a version without a verdict, or a promotion by hand that is none."""
+    found = [
+        f"v{row['id']} has scores, but it is not judged yet"
+        for row in db.all("""SELECT id FROM versions WHERE state='candidate'
+        AND (gate IS NOT NULL OR EXISTS (SELECT 1 FROM scores s WHERE s.version = versions.id))""")
+    ]
+    found += [
+        f"v{row['id']} was promoted by hand, but it is {row['state']}"
+        for row in db.all("""SELECT id, state FROM versions
+        WHERE despite IS NOT NULL AND state IN ('candidate','refused')""")
+    ]
+    found += [
+        f"v{row['version']} has scores of {row['probes']} {row['part']} questions, but of {row['parts']} by month"
+        for row in db.all("""SELECT a.version, a.part, a.probes, (SELECT sum(m.probes) FROM scores m
+            WHERE m.version=a.version AND m.who=a.who AND m.part=a.part AND m.month<>'') AS parts
+            FROM scores a WHERE a.month='' AND a.who='candidate' AND parts > a.probes""")
+    ]
+    return found
+
+
 def strays(db: Database) -> int:
     """Memories that lie outside their batch's range, or whose batch has none."""
     return db.number(
@@ -69,7 +90,7 @@ def all_jobs(db: Database) -> list[dict[str, Any]]:
     """Each job with its version's row (`v_` columns) and the samples that its memories gave."""
     return db.all(
         """SELECT j.*, v.id AS v_id, v.state AS v_state, v.chain AS v_chain, v.step AS v_step,
-        v.checkpoint_sha256 AS v_sha256, v.parent AS v_parent,
+        v.checkpoint_sha256 AS v_sha256, v.parent AS v_parent, v.line AS v_line,
         (SELECT sum(samples) FROM job_memories jm WHERE jm.job = j.id) AS counted
         FROM jobs j LEFT JOIN versions v ON v.job = j.id ORDER BY j.id"""
     )

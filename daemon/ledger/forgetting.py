@@ -23,6 +23,7 @@ _OPEN = ("frozen", "running")
 # Columns in which a sentence may quote a memory: (table, key, column).
 _QUOTING = (
     ("jobs", "id", "reason"), ("jobs", "id", "result"), ("batches", "id", "reason"), ("versions", "id", "reason"),
+    ("versions", "id", "despite"),
     ("memories", "seq", "reason"), ("meta", "key", "value"),
 )  # fmt: skip
 
@@ -179,6 +180,7 @@ def erase(db: Database, seqs: Sequence[int], lines: Iterable[str], seed: int) ->
         [(seq,) for seq in seqs],
     )
     db.execute("DELETE FROM near_bands WHERE memory IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),))
+    db.execute("DELETE FROM memory_losses WHERE memory IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),))
     for batch in batches_of(db, seqs):  # a held batch of which nothing is left to decide
         db.execute(
             """UPDATE batches SET state='read', reason=NULL WHERE id=? AND state='held' AND NOT EXISTS (

@@ -11,13 +11,15 @@ def insert(
     db: Database, *, job: int, kind: str, folder: str, spec_sha256: str, chain: int | None,
     parent_sha256: str | None, parent_step: int, steps: int, samples: int, now: str,
     memories: Sequence[tuple[int, str, int]], batches: Sequence[int], cycle: dict[str, Any] | None = None,
+    line: str = "", anchors: int = 0,
 ) -> None:  # fmt: skip
-    """A frozen job. `memories` is [(seq, use, samples made of it)]; the new ones must wait."""
+    """A frozen job. `memories` is [(seq, use, samples made of it)]; the new ones must wait. `line`: whose head it
+    starts from. `anchors`: samples of general text in it."""
     db.execute(
         """INSERT INTO jobs (id, kind, state, folder, spec_sha256, chain, parent_sha256, parent_step, steps,
-        samples, created_at, cycle) VALUES (?, ?, 'frozen', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        samples, created_at, cycle, line, anchors) VALUES (?, ?, 'frozen', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (job, kind, folder, spec_sha256, chain, parent_sha256, parent_step, steps, samples, now,
-         json.dumps(cycle) if cycle else None),
+         json.dumps(cycle) if cycle else None, line, anchors),
     )
     db.executemany(
         "INSERT INTO job_memories (job, memory, use, samples) VALUES (?, ?, ?, ?)",
@@ -112,7 +114,8 @@ def uses_of(db: Database, job: int) -> dict[str, int]:
 
 def jobs_of_memory(db: Database, seq: int) -> list[dict[str, Any]]:
     return db.all(
-        """SELECT j.id AS job, jm.use AS use, jm.samples AS samples, j.state AS state, v.id AS version
+        """SELECT j.id AS job, jm.use AS use, jm.samples AS samples, j.state AS state, v.id AS version,
+        j.line AS line, coalesce(j.finished_at, j.created_at) AS at
         FROM job_memories jm JOIN jobs j ON j.id = jm.job LEFT JOIN versions v ON v.job = j.id
         WHERE jm.memory=? ORDER BY j.id""",
         (seq,),
@@ -170,11 +173,13 @@ def finish(db: Database, job: int, result: dict[str, Any], now: str) -> None:
 def insert_version(
     db: Database, *, version: int, job: int, chain: int, step: int, sha256: str, now: str
 ) -> None:
-    head = get_head(db)
+    """A candidate of its job's line; its parent is what is relied on there, also where it began at the base."""
+    line = str((get(db, job) or {})["line"])
+    head = get_head(db, line)
     db.execute(
-        """INSERT INTO versions (id, job, state, parent, chain, step, checkpoint_sha256, created_at)
-        VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?)""",
-        (version, job, head["version"] if head else None, chain, step, sha256, now),
+        """INSERT INTO versions (id, job, state, parent, chain, step, checkpoint_sha256, created_at, line)
+        VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?, ?)""",
+        (version, job, head["version"] if head else None, chain, step, sha256, now, line),
     )
 
 
@@ -198,7 +203,8 @@ def versions_with_jobs(db: Database) -> list[dict[str, Any]]:
     """Each version with what its job's row says of the run."""
     return db.all(
         """SELECT v.*, j.samples AS samples, j.steps AS steps, j.spec_sha256 AS spec_sha256, j.result AS result,
-        j.started_at AS started_at, j.finished_at AS finished_at, j.cycle AS cycle
+        j.started_at AS started_at, j.finished_at AS finished_at, j.cycle AS cycle, j.folder AS folder,
+        j.created_at AS frozen_at, j.anchors AS anchors, j.parent_sha256 AS parent_sha256
         FROM versions v JOIN jobs j ON j.id = v.job ORDER BY v.id"""
     )
 
@@ -212,7 +218,7 @@ def uses_by_job(db: Database) -> dict[int, dict[str, int]]:
 
 
 def promote(db: Database, version: dict[str, Any], reason: str, now: str) -> None:
-    """The verdict, the checkpoint and the head, in the caller's one transaction."""
+    """The verdict, the checkpoint and the head of its line, in the caller's one transaction."""
     moved(db.execute("UPDATE versions SET state='promoted', reason=?, decided_at=? WHERE id=?",
                      (reason, now, version["id"])), "version")  # fmt: skip
     moved(db.execute("UPDATE jobs SET state='promoted', reason=? WHERE id=?",
@@ -220,12 +226,7 @@ def promote(db: Database, version: dict[str, Any], reason: str, now: str) -> Non
     place = (version["chain"], version["step"], version["checkpoint_sha256"])
     db.execute("INSERT INTO checkpoints (chain, step, sha256, job, created_at) VALUES (?, ?, ?, ?, ?)",
                (*place, version["job"], now))  # fmt: skip
-    db.execute(
-        """INSERT INTO heads (line, chain, step, sha256, version) VALUES ('', ?, ?, ?, ?)
-        ON CONFLICT (line) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
-        version=excluded.version""",
-        (*place, version["id"]),
-    )
+    set_head(db, version["line"], dict(zip(("chain", "step", "sha256"), place, strict=True)), version["id"])
 
 
 def refuse(db: Database, version: dict[str, Any], reason: str, now: str) -> None:
@@ -235,9 +236,42 @@ def refuse(db: Database, version: dict[str, Any], reason: str, now: str) -> None
                      (reason, version["job"])), "job")  # fmt: skip
 
 
-def get_head(db: Database) -> dict[str, Any] | None:
-    """{"chain", "step", "sha256", "version"} of the checkpoint that the next job starts from."""
-    return db.one("SELECT chain, step, sha256, version FROM heads WHERE line=''")
+def get_head(db: Database, line: str = "") -> dict[str, Any] | None:
+    """{"chain", "step", "sha256", "version"} of the checkpoint that the next job of a line starts from."""
+    return db.one("SELECT chain, step, sha256, version FROM heads WHERE line=?", (line,))
+
+
+def heads(db: Database) -> dict[str, dict[str, Any]]:
+    """As `get_head`, of each line that has one; the main line is ''."""
+    rows = db.all("SELECT line, chain, step, sha256, version FROM heads ORDER BY line")
+    return {str(row.pop("line")): row for row in rows}
+
+
+def set_head(db: Database, line: str, place: dict[str, Any] | None, version: int | None) -> None:
+    """`place` is {"chain", "step", "sha256"} of the version's checkpoint; None where the line has no head any more."""
+    if place is None or version is None:
+        db.execute("DELETE FROM heads WHERE line=?", (line,))
+        return
+    db.execute(
+        """INSERT INTO heads (line, chain, step, sha256, version) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT (line) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
+        version=excluded.version""",
+        (line, place["chain"], place["step"], place["sha256"], version),
+    )
+
+
+def line_of_chain(db: Database) -> dict[int, str]:
+    """The line of each chain that a job was frozen for, or that goes on from a job's checkpoint."""
+    rows = db.all(
+        """SELECT chain, line FROM jobs WHERE chain IS NOT NULL
+        UNION SELECT c.chain, j.line FROM checkpoints c JOIN jobs j ON j.id = c.job"""
+    )
+    return {int(row["chain"]): str(row["line"]) for row in rows}
+
+
+def lines(db: Database) -> list[str]:
+    """All lines that were ever trained, the main one first."""
+    return [str(row["line"]) for row in db.all("SELECT DISTINCT line FROM jobs WHERE kind='finetune' ORDER BY line")]
 
 
 def get_chain(db: Database, chain: int) -> dict[str, Any] | None:

@@ -1,9 +1,13 @@
-"""The line of versions that leads to the head, and moving the head to another point of any line."""
+"""The versions below a head, and moving the head of a line to another point of it.
+
+Each line has a head of its own. Only the main one says what is trained: the jobs of the others rehearse, so that
+moving their heads changes no memory.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.ledger import batches
+from daemon.ledger import batches, jobs
 from daemon.ledger.database import Database, LedgerError
 
 _OF = "SELECT jm.memory FROM job_memories jm JOIN versions v ON v.job = jm.job WHERE jm.use='new' AND v.id"
@@ -37,10 +41,13 @@ def of_checkpoint(db: Database, sha256: str) -> dict[str, Any] | None:
     return db.one("SELECT * FROM versions WHERE checkpoint_sha256=? ORDER BY id LIMIT 1", (sha256,))
 
 
-def move_to(db: Database, version: int | None) -> Move:
-    """What going to this version would mean. Changes nothing."""
+def move_to(db: Database, version: int | None, of: str = "") -> Move:
+    """What it would mean if the head of line `of` went to this version of it. Changes nothing."""
     below = set(line(db, version))
-    states = {row["id"]: row["state"] for row in db.all("SELECT id, state FROM versions ORDER BY id")}
+    rows = db.all("SELECT id, state FROM versions WHERE line=? ORDER BY id", (of,))
+    states = {row["id"]: row["state"] for row in rows}
+    if below - states.keys():
+        raise LedgerError(f"v{version} is no version of {of or 'the main line'}")
     undone = [one for one, state in states.items() if state == "promoted" and one not in below]
     redone = [one for one, state in states.items() if state == "undone" and one in below]
     gone, back = _marks(undone), _marks(redone)
@@ -62,13 +69,14 @@ def _marks(values: list[int]) -> str:
 
 
 def move(
-    db: Database, version: int | None, place: dict[str, Any] | None, reason: str, now: str, *, hold: bool = False
-) -> Move:
-    """Move the head, in the caller's one transaction: `place` is {"chain", "step", "sha256"} of the version's
-    checkpoint, None for the base. What was trained only above the new head waits again, in its old order; with `hold`
-    it is held with its batches until a person decides."""
-    change = move_to(db, version)
-    head = db.one("SELECT chain, step FROM heads WHERE line=''") or {"chain": None, "step": None}
+    db: Database, version: int | None, place: dict[str, Any] | None, reason: str, now: str, *, hold: bool = False,
+    of: str = "",
+) -> Move:  # fmt: skip
+    """Move the head of line `of`, in the caller's one transaction: `place` is {"chain", "step", "sha256"} of the
+    version's checkpoint, None for the base. What was trained only above the new head waits again, in its old order;
+    with `hold` it is held with its batches until a person decides."""
+    change = move_to(db, version, of)
+    head = jobs.get_head(db, of) or {"chain": None, "step": None}
     gone, back = _marks(change.undone), _marks(change.redone)
     for state, marks, ids in (("undone", gone, change.undone), ("promoted", back, change.redone)):
         db.execute(f"UPDATE versions SET state='{state}' WHERE id IN ({marks})", ids)
@@ -95,16 +103,8 @@ def move(
             (reason,),
         )
     batches.close_settled(db, [row["id"] for row in batches.in_state(db, "read")])
-    if place is None or version is None:
-        db.execute("DELETE FROM heads WHERE line=''")
-        place = {"chain": None, "step": None}
-    else:
-        db.execute(
-            """INSERT INTO heads (line, chain, step, sha256, version) VALUES ('', ?, ?, ?, ?)
-            ON CONFLICT (line) DO UPDATE SET chain=excluded.chain, step=excluded.step, sha256=excluded.sha256,
-            version=excluded.version""",
-            (place["chain"], place["step"], place["sha256"], version),
-        )
+    jobs.set_head(db, of, place, version)
+    place = place or {"chain": None, "step": None}
     db.execute(
         """INSERT INTO head_moves (at, reason, from_chain, from_step, to_chain, to_step, untrained)
         VALUES (?, ?, ?, ?, ?, ?, ?)""",

@@ -156,15 +156,6 @@ def waiting_of(db: Database, batches: Sequence[int], limit: int) -> Iterator[tup
                 return
 
 
-def waiting_ids(db: Database, batches: Sequence[int], limit: int) -> list[str]:
-    """Ids of what `waiting_of` gives, in its order."""
-    marks = ",".join("?" * len(batches))
-    rows = db.execute(
-        f"SELECT id FROM memories WHERE state='waiting' AND batch IN ({marks}) ORDER BY seq LIMIT ?", (*batches, limit)
-    )
-    return [row[0].hex() for row in rows]
-
-
 def is_there(db: Database, id_: str) -> bool:
     return bool(db.number("SELECT count(*) FROM memories WHERE id=?", (bytes.fromhex(id_),)))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 _ID = re.compile(rb'"([0-9a-f]{64})[#?"]')
-_KEPT_KEYS = frozenset(("id", "memory", "role", "use", "type", "mode", "cognitiveMode", "source"))
+_ABOUT = re.compile("[#?]")  # what follows a memory's id in that of a sample or probe of it
+_KEPT_KEYS = frozenset(("id", "memory", "role", "use", "type", "mode", "cognitiveMode", "source", "group", "form"))
 
 Cut = Callable[[str], str]
 
@@ -39,6 +40,34 @@ def without_records(data: bytes, gone: frozenset[str], touched: frozenset[str], 
     return b"".join(out)
 
 
+def without_answers(data: bytes, gone: frozenset[str]) -> bytes | None:
+    """A file of scores, one JSON document: those of questions about the memories in `gone` keep their figures, and
+    lose what the model answered in its own words. None where it is no such file."""
+    try:
+        value = json.loads(data)
+        new = _unanswered(value, gone)
+    except (ValueError, RecursionError):
+        return None
+    if new == value:
+        return data
+    return json.dumps(new, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _unanswered(value: Any, gone: frozenset[str]) -> Any:
+    if isinstance(value, list):
+        return [_unanswered(one, gone) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if _memory_of(value) in gone:
+        return _blank(value)
+    return {key: _blank(one) if _ABOUT.split(key)[0] in gone else _unanswered(one, gone) for key, one in value.items()}
+
+
+def _memory_of(item: dict[str, Any]) -> str:
+    """The id of the memory that a record belongs to."""
+    return str(item.get("memory") or _ABOUT.split(str(item.get("id", "")))[0])
+
+
 def dumped(item: Any) -> bytes:
     return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
@@ -46,7 +75,7 @@ def dumped(item: Any) -> bytes:
 def _emptied(item: Any, gone: frozenset[str], touched: frozenset[str], cut: Cut) -> Any:
     if not isinstance(item, dict):
         return item
-    who = str(item.get("memory") or re.split("[#?]", str(item.get("id", "")))[0])
+    who = _memory_of(item)
     if who in gone:
         return _blank(item)
     if who in touched:

@@ -1,6 +1,7 @@
 """Which memories a cycle is made of (origin, rows 8 and 21): all recent ones, and a seeded draw of the old."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +16,23 @@ class Window:
     old_samples: int = 0
     most: int | None = None  # memories in all; the old ones are left out first
     mode: str | None = None  # only memories of this cognitive mode
+
+
+@dataclass(frozen=True, slots=True)
+class OfMode:
+    """Memories of one mode: those whose source says so, and of those whose source says none of the `modes`, the
+    `types` that count as it; with `all_but` all types but these."""
+
+    mode: str
+    modes: frozenset[str]
+    types: frozenset[str]
+    all_but: bool = False
+
+
+def of_mode(mode: str, modes: Mapping[str, str], default: str, known: Iterable[str]) -> OfMode:
+    """From the table of types (type -> mode) and the mode of all others, as `Curation.mode` understands them."""
+    mine = default == mode
+    return OfMode(mode, frozenset(known), frozenset(kind for kind, one in modes.items() if (one != mode) == mine), mine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,13 @@ def test_different_segments_give_different_bits(tmp_path: Path) -> None:
 
 
 def _long_job(job: Path) -> None:
-    recipe = jobs.recipe(gradient_accumulation_steps=3, num_train_epochs=8, save_steps=5)
+    recipe = jobs.recipe(gradient_accumulation_steps=3, num_train_epochs=8, save_steps=5, ema_decay=0.9)
+    asked = [{"role": "user", "content": "Where does person 1 live?"}]
     probes = [
-        {"id": "p", "messages": [{"role": "user", "content": "Where does person 1 live?"}], "answer": "Lund."}
+        {"id": "p", "messages": asked, "answer": "Lund."},
+        {"id": "q", "messages": asked, "answer": "Person 1 lives in Oslo.", "group": "old", "free": True},
     ]
-    jobs.write_job(job, jobs.some_samples(13), recipe=recipe, probes=probes)
+    jobs.write_job(job, jobs.some_samples(13), recipe=recipe, probes=probes, max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,10 @@ def _assert_same_end(job: Path, undisturbed: Path) -> None:
     steps = jobs.training_steps(job)
     assert [line.step for line in steps] == list(range(1, 41))
     assert [line.loss for line in steps] == [line.loss for line in jobs.training_steps(undisturbed)]
+    for name in (names.METRICS, names.BEFORE, names.LOSSES):
+        assert jobs.sha256(job / name) == jobs.sha256(undisturbed / name), name
     one, other = jobs.result(job), jobs.result(undisturbed)
-    for field in ("checkpoint_sha256", "steps", "samples_seen", "tokens", "last_loss", "metrics"):
+    for field in ("checkpoint_sha256", "steps", "samples_seen", "tokens", "last_loss", "metrics", "weights"):
         assert getattr(one, field) == getattr(other, field), field
 
 

@@ -1,8 +1,13 @@
 """A trainer that obeys trainer/contract.py and learns nothing: for tests of the book-keeping around it.
 
 Its "weights" are a SHA-256 over the samples that it has seen, in order, so that a sample seen twice,
-left out or out of order changes them. Faults on request, in a file `fault` in the job folder's parent:
-`crash`, `diverge`, `oom:<tokens>`, `hang`, `no_device`, `wrong_count`; and `step_seconds:<s>`.
+left out or out of order changes them. Faults on request, in a file `fault` in the job folder's parent, one a
+line: `crash`, `diverge`, `oom:<tokens>`, `hang`, `no_device`, `wrong_count`; and `step_seconds:<s>`.
+
+Candidate, served version and base know each probe equally well, unless a line `metrics:<file.json>` says
+otherwise: its figures ("candidate.old.token_accuracy": 0.4) replace the usual ones, in metrics.json also of
+each probe of the group. A name without a folder lies beside `fault`. `weights:ema` says which ones are better.
+The loss of a sample, as it is trained, is one that follows from its id. A generate job answers "answer to <id>".
 
     python tests/doubles/fake_trainer.py JOBDIR [--alive-fd N] [--lock-fd N]
 """
@@ -23,10 +28,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trainer import names
-from trainer.contract import JobResult, JobSpec, Plan, Progress, Retry, Sample
+from trainer import names, scores
+from trainer.contract import Generated, JobResult, JobSpec, Plan, Probe, Progress, Prompt, Retry, Sample
 
 stopping = False
+
+USUAL = {"loss": 0.5, "token_accuracy": 0.9, "exact": 1.0, "free_exact": 1.0, "free_fuzzy": 1.0}
+TOKENS = 8  # of each answer
 
 
 def now() -> str:
@@ -48,13 +56,17 @@ class Job:
         self.folder, self.alive = folder, alive
         self.raw = (folder / names.SPEC).read_bytes()
         self.spec = JobSpec.model_validate_json(self.raw)
-        lines = (folder / names.SAMPLES).read_bytes().splitlines()
-        self.samples = [Sample.model_validate_json(line) for line in lines]
+        self.samples = [Sample.model_validate_json(line) for line in self.lines(names.SAMPLES)]
+        self.probes = [Probe.model_validate_json(line) for line in self.lines(names.PROBES)]
         fault_file = folder.parent / "fault"
         self.faults = dict(
             (line.split(":", 1) + [""])[:2] for line in fault_file.read_text().split() if line
         ) if fault_file.exists() else {}
         self.started = time.monotonic()
+
+    def lines(self, name: str) -> list[bytes]:
+        path = self.folder / name
+        return path.read_bytes().splitlines() if path.exists() else []
 
     def stop_asked(self) -> bool:
         if self.alive is not None and select.select([self.alive], [], [], 0)[0]:
@@ -107,6 +119,55 @@ class Job:
         with open(self.folder / names.PROGRESS, "a") as file:
             file.write(line + "\n")
 
+    def cut_losses(self, step: int) -> None:
+        """An attempt before may have got further than its last checkpoint."""
+        lines = (line for line in self.lines(names.LOSSES) if line.endswith(b"}") and json.loads(line)["step"] <= step)
+        (self.folder / names.LOSSES).write_bytes(b"".join(line + b"\n" for line in lines))
+
+    def tell_losses(self, step: int, chunk: list[int]) -> None:
+        told = {"step": step, "losses": [[index, loss_of(self.samples[index].id)] for index in chunk]}
+        with (self.folder / names.LOSSES).open("a") as file:
+            file.write(json.dumps(told) + "\n")
+
+    def score(self, *who: str) -> dict[str, float]:
+        """metrics.json, and the figures in it."""
+        if not self.probes:
+            return {}
+        wished = {}
+        if "metrics" in self.faults:
+            wished = json.loads((self.folder.parent / self.faults["metrics"]).read_text())
+        theirs = {one: [score_of(probe, one, wished) for probe in self.probes] for one in who}
+        tokens = [TOKENS] * len(self.probes)
+        figures = {**scores.flat(self.probes, tokens, theirs), **wished}
+        told = {"metrics": figures, "probes": scores.lines(self.probes, tokens, theirs)}
+        write_atomic(self.folder / names.METRICS, json.dumps(told).encode())
+        return figures
+
+    def score_before(self) -> None:
+        told = {one: {probe.id: score_of(probe, one, {}) for probe in self.probes} for one in ("served", "base")}
+        if self.probes and not (self.folder / names.BEFORE).exists():
+            write_atomic(self.folder / names.BEFORE, json.dumps(told).encode())
+
+    def generate(self) -> int:
+        prompts = [Prompt.model_validate_json(line) for line in self.lines(names.PROMPTS)]
+        path = self.folder / names.GENERATED
+        whole = [line for line in self.lines(names.GENERATED) if line.endswith(b"}")]
+        path.write_bytes(b"".join(line + b"\n" for line in whole))
+        self.progress(phase="loading")
+        for prompt in prompts[len(whole) :]:
+            if "hang" in self.faults:
+                time.sleep(3600)
+            time.sleep(float(self.faults.get("step_seconds", 0)))
+            if "crash" in self.faults:
+                raise RuntimeError("asked to crash")
+            answer = Generated(id=prompt.id, messages=prompt.messages, answer=f"answer to {prompt.id}", finished=True)
+            with path.open("a") as file:
+                file.write(answer.model_dump_json() + "\n")
+            self.progress(phase="working")
+            if self.stop_asked():
+                return self.result(names.ExitCode.INTERRUPTED, "asked to stop")
+        return self.result(names.ExitCode.DONE, seconds=time.monotonic() - self.started)
+
     def plan(self) -> Plan:
         per = self.spec.recipe.samples_per_step
         segments = [(len(s) + per - 1) // per for s in self.spec.segments]
@@ -118,7 +179,15 @@ class Job:
         write_atomic(self.folder / names.PLAN, plan.model_dump_json().encode())
         return plan
 
+    def already_done(self) -> bool:
+        if not (self.folder / names.RESULT).exists():
+            return False
+        told = JobResult.model_validate_json((self.folder / names.RESULT).read_bytes())
+        return told.exit_code == names.ExitCode.DONE and told.spec_sha256 == hashlib.sha256(self.raw).hexdigest()
+
     def run(self) -> int:
+        if self.already_done():
+            return int(names.ExitCode.DONE)
         plan = self.plan()
         if "no_device" in self.faults:
             return self.result(names.ExitCode.NO_DEVICE, "no CUDA device was found")
@@ -128,7 +197,14 @@ class Job:
             tokens = retry.micro_batch_tokens if retry else self.spec.recipe.micro_batch_tokens
             if tokens > int(self.faults["oom"]):
                 return self.result(names.ExitCode.OUT_OF_MEMORY, f"{tokens} tokens did not fit")
+        if self.spec.kind == "generate":
+            return self.generate()
+        if self.spec.kind == "evaluate":
+            who = ("candidate", "served", "base") if self.spec.served else ("candidate", "base")
+            return self.result(names.ExitCode.DONE, metrics=self.score(*who))
         step, done, weights = self.load()
+        self.score_before()
+        self.cut_losses(step)
         start, seen = step - done, 0
         self.progress(phase="loading", note=f"from step {step}")
         per, position = self.spec.recipe.samples_per_step, 0
@@ -149,6 +225,7 @@ class Job:
                     raise RuntimeError("asked to crash")
                 if "diverge" in self.faults:
                     return self.result(names.ExitCode.DIVERGED, f"the loss became NaN at step {step}")
+                self.tell_losses(step, chunk)
                 self.progress(phase="training", step=step, steps=start + plan.steps, loss=1.0, samples_seen=seen)
                 if self.stop_asked() and position < plan.steps:
                     sha = self.save(step, position, weights)
@@ -157,13 +234,28 @@ class Job:
                 if step % self.spec.recipe.save_steps == 0 and position < plan.steps:
                     self.save(step, position, weights)
         sha = self.save(step, position, weights)
+        figures = self.score("candidate", "served", "base")
         if "wrong_count" in self.faults:
             seen -= 1
         return self.result(
             names.ExitCode.DONE, start_step=start, global_step=step, steps=plan.steps, samples_seen=seen, tokens=1,
             last_loss=1.0, checkpoint=f"{names.CHECKPOINT_PREFIX}{step}", checkpoint_sha256=sha,
-            seconds=time.monotonic() - self.started,
+            seconds=time.monotonic() - self.started, metrics=figures, weights=self.faults.get("weights", "raw"),
         )  # fmt: skip
+
+
+def loss_of(identity: str) -> float:
+    """Between 0.5 and 1.5, the same for the same sample."""
+    return 0.5 + int(hashlib.sha256(identity.encode()).hexdigest()[:4], 16) / 65536
+
+
+def score_of(probe: Probe, who: str, wished: dict[str, float]) -> dict[str, object]:
+    told = {measure: wished.get(f"{who}.{probe.group}.{measure}", usual) for measure, usual in USUAL.items()}
+    told["exact"] = told["exact"] >= 0.5
+    if not probe.free:
+        return {measure: told[measure] for measure in ("loss", "token_accuracy", "exact")}
+    free = {measure: told[measure] >= 0.5 for measure in ("free_exact", "free_fuzzy")}
+    return {**told, **free, "free": probe.answer if free["free_exact"] else f"not {probe.answer}"}
 
 
 def main() -> int:
@@ -181,7 +273,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_term)
     if arguments.lock_fd is None:
         lock = os.open(arguments.folder / names.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(names.ExitCode.LOCKED)
     try:
         return Job(arguments.folder, arguments.alive_fd).run()
     except OSError as error:

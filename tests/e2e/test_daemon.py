@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ class Daemon:
         until(lambda: night.home.log.exists() and "profile_ready" in night.home.log.read_text())
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "daemon", "--home", str(self.night.home.root), *arguments]
+        return self.night.command(*arguments)
 
     def say(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True)
@@ -130,13 +129,13 @@ def test_a_second_daemon_is_refused(night: Night, daemon: Daemon) -> None:
     assert "another engramd" in other.stderr and "Traceback" not in other.stderr
 
 
-def test_add_and_train_with_and_without_a_daemon(night: Night, tmp_path: Path) -> None:
+def test_add_and_train_with_and_without_a_daemon(tmp_path: Path) -> None:
+    night = Night(tmp_path / "home", forked=True)
     note = tmp_path / "note.md"
     note.write_text("# Monday\n\nI planted three apple trees behind the house.\n")
-    command = [sys.executable, "-m", "daemon", "--home", str(night.home.root)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for arguments in (("add", str(note)), ("train",)):
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+        done = subprocess.run(night.command(*arguments), env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     with night.ledger() as db:
         assert memories.counts(db)["state"] == {"trained": 1}

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +18,12 @@ WEIGHTS = (".safetensors", ".pt", ".pth")
 
 @pytest.fixture
 def night(tmp_path: Path) -> Iterator[Night]:
-    yield Night(tmp_path / "home")
+    yield Night(tmp_path / "home", forked=True)
 
 
 def _say(night: Night, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGRAMD_")} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "daemon", "--home", str(night.home.root), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(night.command(*arguments), env=environment, capture_output=True, text=True)
 
 
 def _files_with(night: Night, text: str) -> list[str]:

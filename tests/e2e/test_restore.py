@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.faults.night import ROOT, Night
@@ -11,14 +10,13 @@ from tests.faults.night import ROOT, Night
 
 def say(night: Night, *arguments: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGRAMD_")} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "daemon", "--home", str(night.home.root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(night.command(*arguments), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_back_and_on_again(tmp_path: Path) -> None:
-    night, never = Night(tmp_path / "night"), Night(tmp_path / "never")
+    night, never = Night(tmp_path / "night", forked=True), Night(tmp_path / "never", forked=True)
     for one in (night, never):
         one.drop(0)
         one.finish()

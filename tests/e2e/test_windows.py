@@ -16,6 +16,7 @@ from daemon.progress_tail import last
 from daemon.service import Service
 from daemon.settings import load
 from tests.faults.night import Night, bits
+from tests.forked_trainer import command
 
 ONLY_LONG = pytest.mark.skipif(os.environ.get("ENGRAMD_FAULTS_LONG") != "1", reason="a long one: make faults")
 
@@ -32,7 +33,7 @@ def chain(night: Night) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    night = Night(tmp_path_factory.mktemp("quiet") / "home")
+    night = Night(tmp_path_factory.mktemp("quiet") / "home", forked=True)
     night.drop(0, SAMPLES)
     night.finish()
     found = chain(night)
@@ -42,7 +43,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
 
 @pytest.fixture
 def night(tmp_path: Path) -> Night:
-    one = Night(tmp_path / "home")
+    one = Night(tmp_path / "home", forked=True)
     one.drop(0, SAMPLES)
     return one
 
@@ -72,7 +73,7 @@ def work(
     """Until the job is promoted; gives its row."""
     lock = Lock(night.home)
     more = {} if now is None else {"now": now}
-    service = Service(night.home, load(night.home, settings, {}), **more)  # type: ignore[arg-type]
+    service = Service(night.home, load(night.home, settings, {}), trainer=command(), **more)  # type: ignore[arg-type]
     try:
         service.run(until=Watched(night, change))
     finally:

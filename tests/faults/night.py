@@ -22,6 +22,7 @@ import psutil
 from daemon import ledger
 from daemon.home import Home
 from daemon.ledger import jobs, memories
+from tests.forked_trainer import command
 from trainer import names
 
 Victim = Literal["daemon", "trainer", "both"]
@@ -42,6 +43,15 @@ logs.configure(home)
 lock, service = Lock(home), Service(home, settings, trainer=(sys.executable, sys.argv[2]))
 service.handle_signals()
 service.run(until=service.idle)
+"""
+# `python -m daemon`, but for what it runs as its trainer.
+FORKING = """
+import json
+import sys
+from daemon import supervisor
+supervisor.COMMAND = tuple(json.loads(sys.argv[1]))
+from daemon.__main__ import main
+sys.exit(main(sys.argv[2:]))
 """
 RECIPE = {
     "base_model": "builtin:tiny", "dtype": "float32", "load_in_4bit": False, "optimizer": "adamw_torch",
@@ -64,9 +74,10 @@ max_batches_per_job = {most}
 class Night:
     """One home, its files, and the processes that work on it."""
 
-    def __init__(self, root: Path, *, most: int = 1000, fake: bool = False) -> None:
+    def __init__(self, root: Path, *, most: int = 1000, fake: bool = False, forked: bool = False) -> None:
+        """`forked`: the real trainer, without the seconds of its start."""
         self.home = Home(root)
-        self.fake = fake
+        self.fake, self.forked = fake, forked
         self._process: subprocess.Popen[bytes] | None = None
         self.home.etc.mkdir(parents=True)
         (self.home.etc / "engramd.toml").write_text(TOML.format(most=most))
@@ -86,15 +97,20 @@ class Night:
 
     # -- processes ------------------------------------------------------------------------------
 
+    def command(self, *arguments: str) -> list[str]:
+        """`engramd ARGUMENTS` on this home."""
+        program = ["-c", FORKING, json.dumps(command())] if self.forked else ["-m", "daemon"]
+        return [sys.executable, *program, "--home", str(self.home.root), *arguments]
+
     def start(self) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ENGRAMD_")}
         environment |= {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "daemon", "--home", str(self.home.root), "run", "--once"]
+        words = self.command("run", "--once")
         if self.fake:
             environment["ENGRAMD_HOME"] = str(self.home.root)
-            command = [sys.executable, "-c", LAUNCHER, str(self.home.root), str(FAKE_TRAINER)]
+            words = [sys.executable, "-c", LAUNCHER, str(self.home.root), str(FAKE_TRAINER)]
         with open(self.home.root / "daemon.out", "ab") as out:
-            self._process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+            self._process = subprocess.Popen(words, stdout=out, stderr=out, env=environment)
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -200,8 +216,8 @@ class Night:
         return found
 
     def audit(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "daemon", "--home", str(self.home.root), "audit"]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(self.command("audit"), capture_output=True, text=True, env=environment)
 
     def replay(self, root: Path) -> Path:
         """Run the recorded specs in order, without a daemon; gives the last checkpoint."""

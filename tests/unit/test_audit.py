@@ -134,7 +134,7 @@ BROKEN_ROWS = {
     "samples of a memory": ("UPDATE job_memories SET samples=9 WHERE job=2", "are counted for its memories"),
     "spec": ("UPDATE jobs SET spec_sha256='0' WHERE id=2", "is not the one that was frozen"),
     "parent": ("UPDATE jobs SET parent_sha256='0' WHERE id=2", "did not start from the checkpoint of job 1"),
-    "head": ("UPDATE head SET version=1", "the head is v1, but the newest promoted version is v2"),
+    "head": ("UPDATE heads SET version=1", "the head is v1, but the newest promoted version is v2"),
     "no head": ("DELETE FROM heads", "job 2 is promoted, but there is no head"),
     "version": ("UPDATE versions SET state='candidate' WHERE id=2", "is promoted, but its version is not"),
     "checkpoint row": ("DELETE FROM checkpoints WHERE job=2", "its checkpoint is not recorded"),

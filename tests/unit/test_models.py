@@ -1,16 +1,19 @@
 """Versions, their mirror, and going back to one by hand."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from daemon import ledger
 from daemon.cli import execute as main
 from daemon.cli.exit_codes import UserError
+from daemon.cli.talking import Talk, TalkError
 from daemon.home import Home
 from daemon.ledger import batches, jobs, memories
 from tests.unit.test_going_back import audit_is_clean, head
-from tests.unit.test_service import FAKE, QUICK, drop, work
+from tests.unit.test_service import FAKE, QUICK, drop, fault, work
 
 
 @pytest.fixture
@@ -30,10 +33,10 @@ def mirrored(home: Home) -> dict[str, object]:
 def test_the_mirror_has_the_origins_fields(home: Home, base: list[str]) -> None:
     told = mirrored(home)
     assert told["original_base_model"] == "builtin:tiny" and told["model_type"] == "local"
-    assert str(told["current_base_model"]).endswith("chains/1/checkpoint-6")
+    assert told["current_base_model"] == "builtin:tiny"  # an adapter is no base
     first, second, _ = told["training_history"]  # type: ignore[misc]
     assert (first["version"], first["base_model_used"], first["training_success"]) == (1, "builtin:tiny", True)
-    assert second["base_model_used"] == first["output_model_path"] and second["memories"] == {"new": 1}
+    assert second["base_model_used"] == first["output_model_path"] and second["memories"]["new"] == 1
     assert {"run_id", "timestamp", "gguf_path", "samples_trained"} <= first.keys()
 
 
@@ -92,6 +95,90 @@ def test_reset_and_back_to_where_one_was(home: Home, base: list[str], capsys: py
         assert memories.trained_exactly_once(db) == 3 and jobs.get_head(db)["version"] == 3  # type: ignore[index]
         assert [row["state"] for row in jobs.versions(db)] == ["promoted"] * 3 + ["undone"]
     assert audit_is_clean(home, capsys)
+
+
+def test_two_versions_beside_each_other(home: Home, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    drop(home, "more.jsonl", "four", "five")
+    work(home, training__num_train_epochs=1, training__lora_dropout=0.1)
+    capsys.readouterr()
+    assert main([*base, "models", "diff", "v1", "v4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe_changes"] == {"num_train_epochs": [2, 1], "lora_dropout": [0.05, 0.1]}
+    assert told["memories_by_use"]["new"] == [1, 2]
+    assert [(one["version"], one["name"]) for one in told["batches_between"]] == [
+        (2, "1.jsonl"), (3, "2.jsonl"), (4, "more.jsonl")
+    ]  # fmt: skip
+    assert main([*base, "models", "diff", "v4", "v4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["recipe_changes"], told["figures"], told["batches_between"]) == ({}, {}, [])
+    assert main([*base, "models", "diff", "v4", "v2"]) == 0
+    shown = capsys.readouterr().out
+    assert ["num_train_epochs", "1", "2"] in map(str.split, shown.splitlines())
+    assert "more.jsonl" in shown and "parent" in shown
+    assert main([*base, "models", "rollback", "v2", "--train-again"]) == 0
+    work(home)
+    assert main([*base, "models", "diff", "v4", "v5"]) == 0
+    assert "neither goes on from the other" in capsys.readouterr().out
+
+
+def test_a_card_is_printed_or_written_but_never_over_a_file(
+    home: Home, base: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    capsys.readouterr()
+    assert main([*base, "models", "export-card", "v2"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("---\nbase_model: builtin:tiny\n") and "# engramd v2" in printed
+    target = tmp_path / "card.md"
+    assert main([*base, "models", "export-card", "v2", "--to", str(target)]) == 0
+    assert target.read_text() + "\n" == printed
+    for words, why in ((["export-card", "v2", "--to", str(target)], "exists already"),
+                       (["export-card", "v2", "--to", "/dev/null/x"], "cannot be written"),
+                       (["show", "v2", "--to", "x"], "--to belongs to"),
+                       (["export-card", "v9"], "there is no v9")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            main([*base, "models", *words])
+    assert target.read_text() + "\n" == printed
+
+
+def test_any_version_can_be_talked_to_and_none_moves_the_head(
+    home: Home, base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(home, "wrong_count")
+    drop(home, "bad.jsonl", "nine")
+    work(home)
+    fault(home, None)
+    asked: list[list[str]] = []
+
+    def child(words: list[str]) -> Talk:
+        asked.append(words)
+        raise TalkError("enough")
+
+    monkeypatch.setattr("daemon.cli.talking.Talk", child)
+    places = ((4, "refused", "jobs/4-finetune/checkpoint-8"), (2, "promoted", "chains/1/checkpoint-4"))
+    for version, state, folder in places:
+        capsys.readouterr()
+        assert main([*base, "models", "load", f"v{version}", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["state"] == state and told["path"].endswith(folder)
+        assert told["command"] == f"engramd chat --version v{version}"
+        assert main([*base, "models", "load", f"v{version}"]) == 0
+        assert f"talk to it: {told['command']}\nnothing was changed" in capsys.readouterr().out
+        with pytest.raises(UserError, match="enough"):
+            main([*base, "ask", "Who?", "--version", f"v{version}"])
+        assert asked[-1][-2:] == ["chat", told["path"]]
+    with ledger.open_profile(home.profile("me").ledger, write=True) as db, db.transaction():
+        db.execute("UPDATE versions SET weights='ema' WHERE id IN (2, 3)")
+    for words, folder in ((["--version", "2"], "checkpoint-4"), ([], "checkpoint-6")):
+        with pytest.raises(UserError, match="enough"):
+            main([*base, "ask", "Who?", *words])
+        assert asked[-1][-2:] == ["--weights", "ema"] and asked[-1][-3].endswith(folder)
+    shutil.rmtree(home.profile("me").chains / "1" / "checkpoint-2")
+    for words, why in ((["models", "load", "v1"], "the files of v1 are no longer there"),
+                       (["ask", "Who?", "--version", "v9"], "there is no v9"),
+                       (["ask", "Who?", "--version", "v2", "--base"], "one of them")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            main([*base, *words])
+    assert head(home)["version"] == 3  # type: ignore[index]
 
 
 def test_what_cannot_be_gone_to(home: Home, base: list[str]) -> None:
