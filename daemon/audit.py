@@ -216,8 +216,9 @@ def _uses(folder: Path, spec: dict[str, Any], row: dict[str, Any], changed: set[
     wrong = [place for place, kind in enumerate(kinds)
              if not (epochs if kind == "new" else 1) <= uses[place] <= epochs]  # fmt: skip
     if wrong or len(uses) > len(kinds):
-        yield (f"{len(wrong) or len(uses) - len(kinds)} of its {len(kinds)} samples are not used exactly {epochs} times, "
-               "or at least once where they are of old memories or general text")  # fmt: skip
+        amount = len(wrong) or len(uses) - len(kinds)
+        yield (f"{amount} of its {len(kinds)} samples are not used exactly {epochs} times, or at least once "
+               "where they are of old memories or general text")  # fmt: skip
     if uses.total() != row["samples"]:
         yield f"its segments use samples {uses.total()} times, but {row['samples']} are recorded"
     if (general := kinds.count("anchor")) != row["anchors"]:
@@ -287,8 +288,8 @@ def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None, of: str) -
     else:
         place = (head["version"], head["step"], head["sha256"])
         if place != (newest["v_id"], newest["v_step"], newest["v_sha256"]):
-            yield Finding("lineage", f"head{of}", f"the head{of} is v{head['version']}, but the newest promoted version is "
-                          f"v{newest['v_id']}, of job {newest['id']}, or their checkpoints differ")  # fmt: skip
+            yield Finding("lineage", f"head{of}", f"the head{of} is v{head['version']}, but the newest promoted "
+                          f"version is v{newest['v_id']}, of job {newest['id']}, or their checkpoints differ")  # fmt: skip
 
 
 # -- checkpoints -------------------------------------------------------------------------------------

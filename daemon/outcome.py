@@ -13,7 +13,7 @@ from typing import Any
 from daemon import cards, chains, durable, jobdir, losses, registry, supervisor
 from daemon.ledger import Database, batches, jobs, lineage, memories, pins, rehearsal, requests, scores
 from daemon.logs import get_logger
-from daemon.rules import planning, promotion
+from daemon.rules import planning, promotion, unlike
 from daemon.rules.retention import Decision, Item, decide
 from daemon.settings_sections import Keep
 from daemon.world import World
@@ -145,6 +145,7 @@ def judge(world: World, job: dict[str, Any], now: str) -> None:
     verdict = promotion.decide(
         result, planned_steps=job["steps"], planned_samples=job["samples"], gate=world.settings.gate,
         probes=jobdir.count_probes(folder), against_base=spec.parent is None and spec.served is None,
+        night=unlike.night(probes), earlier=scores.nights(db, version["line"]),
     )  # fmt: skip
     if verdict.promoted:
         try:

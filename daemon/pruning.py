@@ -23,7 +23,7 @@ LEFT_DAYS = 7  # a chain that the head has left is kept for so long, in case of 
 RECORDS = frozenset((names.SUMMARY, names.RESULT, names.PROGRESS, names.PLAN))  # of a job's folder
 LEFTOVER_DAYS = 1  # a temporary file that nobody has written to for so long has no writer
 _TEMPORARY = (chains.TEMPORARY, durable.TEMP_PREFIX, durable.GONE_PREFIX)
-_ENDED = ("promoted", "refused", "failed", "undone")
+_ENDED = ("promoted", "refused", "failed", "undone", "done")
 
 _log = get_logger()
 

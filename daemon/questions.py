@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from daemon.anchors import Pool
 from daemon.ledger import probing
 from daemon.records import Memory
-from daemon.rules.probes import make_probes, of_anchors, with_free_answers
+from daemon.rules.probes import crossed, make_probes, of_anchors, with_free_answers
 from daemon.world import World
 from trainer.contract import Group, Probe
 
@@ -24,11 +24,13 @@ def questions(world: World, new: Sequence[Memory], pool: Pool) -> list[Probe]:
             system_prompt=world.settings.curation.system_prompt, group=group, templates=True,
         )  # fmt: skip
 
+    first = of("new", new)
     groups = [
-        of("new", new),
+        first,
         of("recent", probing.recent(db, asked.probes, seed)),
         of("old", probing.old(db, asked.probes, seed)),
         of("held_out", probing.held_out(db, asked.probes, asked.held_out_percent)),
         of_anchors(pool.measured, asked.probes),
     ]
-    return with_free_answers(groups, asked.free_answers)
+    pairs = {memory.id for memory in new if memory.response is not None and memory.extra.get("asked_by") != "tool"}
+    return [*with_free_answers(groups, asked.free_answers), *crossed(first, pairs)]

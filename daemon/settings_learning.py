@@ -70,6 +70,14 @@ class GateSettings(Section):
     general: float = Field(
         0.05, ge=0.0, le=1.0, description="Share of the answers' tokens that it still knows, of general text."
     )
+    surprise: float = Field(
+        2.5, ge=0.0, le=100.0,
+        description="Refused as noise: new memories that surprise the version in service by so many nats a token more "
+        "than those of any earlier night, and twice as much; 0: never.",
+    )  # fmt: skip
+    fit: bool = Field(
+        True, description="Refused as mixed up: answers that fit their questions no better than each other's."
+    )
 
 
 class VersioningSettings(Section):

@@ -116,7 +116,10 @@ class Before:
 
     def _write(self) -> None:
         ids = [probe.id for probe in self._scoring.probes]
-        told = {who: dict(zip(ids, self.told[who], strict=True)) for who in (SERVED, BASE) if who in self.told}
+        told: dict[str, dict[str, Score]] = {}
+        for who in (SERVED, BASE):
+            if who in self.told:
+                told[who] = dict(zip(ids, self.told[who], strict=True))
         content = {"spec_sha256": self._report.spec_sha256, **told}
         write_text(self._job / names.BEFORE, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
@@ -197,7 +200,9 @@ def _weights(opened: Opened, folder: Path, weights: Weights) -> Iterator[None]:
 
 
 def _loss(scoring: Scoring, theirs: list[Score]) -> float:
-    return scores.measures(scoring.tokens, theirs)["loss"]
+    """Over all probes whose answers are true."""
+    true = [number for number, probe in enumerate(scoring.probes) if probe.group != "crossed"] or [*range(len(theirs))]
+    return scores.measures([scoring.tokens[n] for n in true], [theirs[n] for n in true])["loss"]
 
 
 def _write(job: Path, scoring: Scoring, told: Scores, report: Report, more: Scores | None = None) -> None:

@@ -26,7 +26,7 @@ def flat(probes: Sequence[Probe], tokens: Sequence[int], scores: Mapping[str, Se
 
     Measures: probes (their number), loss and token_accuracy (mean over the answers' tokens), exact (share of
     probes), and free_exact and free_fuzzy (share of the free probes) where the group has free ones. The
-    candidate's over all groups are also `probes`, `probe_loss`, `probe_token_accuracy` and `probe_exact`.
+    candidate's over all groups but crossed are also `probes`, `probe_loss`, `probe_token_accuracy` and `probe_exact`.
     """
     figures: dict[str, float] = {}
     for who, theirs in scores.items():
@@ -34,9 +34,10 @@ def flat(probes: Sequence[Probe], tokens: Sequence[int], scores: Mapping[str, Se
             mine = [number for number, probe in enumerate(probes) if probe.group == group]
             some = measures([tokens[n] for n in mine], [theirs[n] for n in mine])
             figures.update({f"{who}.{group}.{measure}": value for measure, value in some.items()})
-    if CANDIDATE in scores and probes:
-        overall = measures(tokens, scores[CANDIDATE])
-        figures["probes"] = overall["probes"]
+    true = [number for number, probe in enumerate(probes) if probe.group != "crossed"]
+    if CANDIDATE in scores and true:
+        overall = measures([tokens[n] for n in true], [scores[CANDIDATE][n] for n in true])
+        figures["probes"] = float(len(probes))
         for measure in ("loss", "token_accuracy", "exact"):
             figures[f"probe_{measure}"] = overall[measure]
     return figures

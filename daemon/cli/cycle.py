@@ -75,10 +75,10 @@ def _cycle(args: argparse.Namespace) -> int:
         assert told is not None
         _print(args, told)
         return Exit.OK if told["samples"] else Exit.NOTHING
-    if told is not None and told["quality"]["verdict"] == "no-go":
-        raise UserError("; ".join(told["quality"]["reasons"]) + ": nothing was trained (--strict)", Exit.FAILED)
     if told is not None and told["samples"] and told["no_plan"]:
         raise UserError(f"{told['no_plan']}: nothing was trained (--strict)", Exit.FAILED)
+    if told is not None and told["quality"]["verdict"] == "no-go":
+        raise UserError("; ".join(told["quality"]["reasons"]) + ": nothing was trained (--strict)", Exit.FAILED)
     return _ask(args, asked, found.kind, found.line)
 
 

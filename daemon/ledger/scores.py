@@ -78,6 +78,16 @@ def decided(db: Database, version: int, figures: Mapping[str, Any], weights: str
     )  # fmt: skip
 
 
+def nights(db: Database, line: str = "", most: int = 30) -> list[dict[str, float]]:
+    """What `rules.unlike.night` gave for the newest promoted versions of a line."""
+    rows = db.all(
+        """SELECT json_extract(gate, '$.night') AS night FROM versions
+        WHERE line=? AND state='promoted' AND gate IS NOT NULL ORDER BY id DESC LIMIT ?""",
+        (line, most),
+    )
+    return [json.loads(row["night"]) for row in rows if row["night"]]
+
+
 def of_version(db: Database, version: int) -> list[dict[str, Any]]:
     """[{"who", "part", "month", "probes", "loss", "token_accuracy", "exact"}] of one version."""
     return db.all(

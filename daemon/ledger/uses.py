@@ -8,13 +8,13 @@ from daemon.ledger.database import Database
 
 
 def memories_of(db: Database, job: int) -> list[dict[str, Any]]:
-    """[{"seq", "id", "use", "samples", "state"}] in the order in which their samples stand in its folder: of a night's job
-    what was new before the old ones, of a cycle's all in the order of arrival."""
+    """[{"seq", "id", "use", "samples", "state"}] in the order in which their samples stand in its folder: of a night's
+    job what was new before the old ones, of a cycle's all in the order of arrival."""
     mixed = db.number("SELECT cycle IS NULL FROM jobs WHERE id=?", (job,))
     order = "jm.use<>'new', m.seq" if mixed else "m.seq"
     return db.all(
-        f"""SELECT m.seq AS seq, lower(hex(m.id)) AS id, jm.use AS use, jm.samples AS samples, m.state AS state FROM job_memories jm
-        JOIN memories m ON m.seq = jm.memory WHERE jm.job=? ORDER BY {order}""",
+        f"""SELECT m.seq AS seq, lower(hex(m.id)) AS id, jm.use AS use, jm.samples AS samples, m.state AS state
+        FROM job_memories jm JOIN memories m ON m.seq = jm.memory WHERE jm.job=? ORDER BY {order}""",
         (job,),
     )
 

@@ -6,13 +6,14 @@ answers, so a text of a known day is also asked about by a template that names i
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date
 
 from daemon.records import Memory
 from daemon.rules.curation import Curation, judge
 from daemon.rules.prompts import Prompts
 from daemon.rules.samples import make_samples
+from daemon.rules.unlike import CROSSED
 from daemon.rules.wording import count_words
 from trainer.contract import Group, Message, Probe, Sample
 
@@ -83,6 +84,19 @@ def template(memory: Memory) -> str | None:
     except ValueError:
         return None
     return _TEMPLATES.get(memory.type, _OTHER).format(day=f"{day.day} {_MONTHS[day.month - 1]} {day.year}")
+
+
+def crossed(probes: Sequence[Probe], pairs: Collection[str]) -> list[Probe]:
+    """The questions of these memories, each with the answer of the one half a round on: whether an answer fits its
+    own question better tells an honest night from answers that were mixed up. See `rules/unlike.py`."""
+    own = [probe for probe in probes if probe.form == "own" and probe.memory in pairs]
+    return [
+        probe.model_copy(update={
+            "id": probe.id.removesuffix("?") + CROSSED, "answer": other.answer, "group": "crossed", "free": False,
+        })
+        for probe, other in zip(own, own[len(own) // 2 :] + own[: len(own) // 2], strict=True)
+        if probe.answer != other.answer
+    ]  # fmt: skip
 
 
 def of_anchors(anchors: Iterable[Sample], limit: int) -> list[Probe]:

@@ -2,14 +2,15 @@
 
 Two kinds of doubt. Was the work done: every planned step on every planned sample, with finite loss. And is the
 candidate worse than the version in service, on the same questions, by more than `[gate]` allows: `CHECKS` lists what
-is looked at, one line each.
+is looked at, one line each. A third one, whether what is new is unlike all that came before, is `unlike.py`'s.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from daemon.rules.unlike import why_unlike
 from daemon.settings_learning import GateSettings
 from trainer.contract import Group, JobResult
 
@@ -48,21 +49,25 @@ class Verdict:
 
 def decide(
     result: JobResult, *, planned_steps: int, planned_samples: int, gate: GateSettings | None = None,
-    probes: int = 0, against_base: bool = False,
+    probes: int = 0, against_base: bool = False, night: Mapping[str, float] | None = None,
+    earlier: Sequence[Mapping[str, float]] = (),
 ) -> Verdict:  # fmt: skip
     """`probes`: how many questions the job was given. `against_base`: the candidate was compared with the base model
-    itself, because no version was in service. Without `gate` only the work is looked at."""
+    itself, because no version was in service. `night` and `earlier` are what `unlike.night` gives for this job and for
+    those of the promoted versions before it. Without `gate` only the work is looked at."""
     if why := _not_done(result, planned_steps, planned_samples):
         return Verdict(False, why, {"done": False, "enabled": gate is not None and gate.enabled, "checks": []})
     gate = gate or GateSettings(enabled=False)
     told = [_compared(check, result.metrics, gate, against_base=against_base) for check in CHECKS]
     figures = {
         "done": True, "enabled": gate.enabled, "against_base": against_base, "weights": result.weights, "checks": told,
+        "night": dict(night or {}),
     }  # fmt: skip
     scored = round(result.metrics.get("probes", 0.0))
     if gate.enabled and scored != probes:
         return Verdict(False, f"{scored} of the {probes} questions of this job were scored", figures)
     refused = [_sentence(check, one) for check, one in zip(CHECKS, told, strict=True) if one["worse"]]
+    refused += why_unlike(night or {}, earlier, gate)
     if gate.enabled and refused:
         return Verdict(False, "; ".join(refused), figures)
     done = f"all {planned_steps} steps taken, last loss {result.last_loss:.4f}"

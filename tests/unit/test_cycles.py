@@ -245,7 +245,8 @@ def test_the_rules_have_the_same_hash_in_every_process(home: Home, base: list[st
     finally:
         world.db.close()
     code = (
-        "import sys; from pathlib import Path; from daemon.home import Home; from tests.unit.test_pruning import opened;"
+        "import sys; from pathlib import Path\n"
+        "from daemon.home import Home; from tests.unit.test_pruning import opened; "
         "from daemon import again; print(again.rules_sha256(opened(Home(Path(sys.argv[1])))))"
     )
     for seed in ("1", "2"):
@@ -312,10 +313,7 @@ def test_a_dataset_that_does_not_pass_stops_before_a_weight_is_loaded(
     (strange / "chat_template.jinja").write_text("{{ messages[0].content }}")  # no answer would ever be seen
     (strange / "model.safetensors").write_bytes(b"no weights at all")
     options = ["cycle", "--monthly", "--base-model", str(strange)]
-    loose = home.etc / "curation.toml"
-    loose.parent.mkdir(exist_ok=True)
-    loose.write_text("[quality]\nmonthly_new_memories = 0\n")
-    with pytest.raises(UserError, match="samples.jsonl line 1.* leaves out an answer.*: nothing was trained .--strict"):
+    with pytest.raises(UserError, match=r"line 1 .* leaves out an answer.*: nothing was trained .--strict"):
         main([*base, *options, "--strict"])
     with ledger.open_profile(home.profile("me").ledger, write=False) as db:
         assert jobs.count(db) == 2

@@ -70,7 +70,7 @@ def test_a_full_fine_tune_of_14b_does_not_fit_one_card_and_the_sentence_says_so(
     paged = recipe.model_copy(update={"optimizer": "paged_adamw_8bit"})
     assert estimates.cannot_hold(paged, qwen, Device("gpu", "a card", 96 * GIB)) is None  # its state may lie elsewhere
     assert estimates.cannot_hold(recipe, qwen, Device("gpu", "nobody knows", None)) is None
-    assert estimates.cannot_hold(TrainingRecipe(), qwen, Device("gpu", "small", GIB)) is None  # LoRA has smaller layouts
+    assert estimates.cannot_hold(TrainingRecipe(), qwen, Device("gpu", "small", GIB)) is None  # LoRA has other layouts
 
 
 def test_optimizers() -> None:
