@@ -9,7 +9,11 @@ goes into a job beside the new memories is decided by the daemon's own rules (`d
   joint        all batches at once, with the same share of anchors: the ceiling
   naive        one job a batch, new memories only, moments anew each time: the floor
   ours         one job a batch, everything as the defaults have it
-  the others   ours with one thing changed: reset (moments anew), ema 0 / 0.98, other strategies of replay, no anchors
+  the others   ours with one thing changed: moments anew, the mean of the weights over fewer or more steps, other
+               strategies of replay, less of it, no anchors
+
+A running mean of the weights never reaches the training, so one run is asked twice where there is a mean: with it, and
+as "<arm>, raw weights".
 
 Asked: the share of facts whose value a greedy answer gives, in a question form that was never used for these people;
 told: in a wording that was trained. General: the same of the 200 general questions of the builtin model, which no
@@ -74,9 +78,8 @@ ARMS = (
     Arm("naive", replay=0.0, anchor=0.0, recipe={"carry_optimizer": False, "ema_decay": 0.0}),
     Arm("ours"),
     Arm("moments anew", recipe={"carry_optimizer": False}),
-    Arm("without ema", recipe={"ema_decay": 0.0}),
-    Arm("ema 0.98", recipe={"ema_decay": 0.98}),
-    Arm("ema 0.995", recipe={"ema_decay": 0.995}),
+    Arm("mean 0.995", recipe={"ema_decay": 0.995}),
+    Arm("mean 0.95", recipe={"ema_decay": 0.95}),
     Arm("random", strategy="random"),
     Arm("least recently rehearsed", strategy="least_recently_rehearsed"),
     Arm("highest loss", strategy="highest_loss"),
@@ -200,7 +203,6 @@ class Night:
     last_job: dict[str, int] = field(default_factory=dict)  # sample -> the job that trained it last
     last_loss: dict[str, float] = field(default_factory=dict)
     parent: Path | None = None
-    weights: str = "raw"
     jobs: int = 0
     steps: int = 0
 
@@ -251,56 +253,58 @@ class Night:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             finetune(folder, spec, threading.Event(), log, report)
         self.parent = folder / str(report.checkpoint)
-        self.weights = "ema" if self.recipe.ema_decay else "raw"
         self.steps += report.steps or 0
         if (folder / names.LOSSES).exists():
             for line in (folder / names.LOSSES).read_text().splitlines():
                 self.last_loss |= {samples[place].id: loss for place, loss in json.loads(line)["losses"]}
 
-    def model(self) -> Model:
-        return Model(self.recipe, self.parent, self.weights)
 
-
-def run_arm(arm: Arm, seed: int, anchors: list[Sample]) -> dict[str, Any]:
-    """One arm through all batches; its figures."""
+def run_arm(arm: Arm, seed: int, anchors: list[Sample]) -> list[dict[str, Any]]:
+    """One arm through all batches; its figures, and those of the raw weights where there is a mean of them."""
     import torch
 
     torch.set_num_threads(1)
     began, batches = time.monotonic(), make_batches(seed)
     recipe = TrainingRecipe.model_validate(RECIPE | arm.recipe)
-    right_after: list[float] = []
+    kinds = ("ema", "raw") if recipe.ema_decay else ("raw",)
+    right_after: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="engramd-continual-") as name:
         night = Night(arm, seed, recipe, anchors, Path(name))
         if arm.joint:
             night.train([sample for batch in batches for sample in batch.samples])
         for number, batch in enumerate([] if arm.joint else batches, 1):
             night.train(batch.samples)
-            right_after.append(night.model().recall(batch.asked))
+            for kind in kinds:
+                right_after[kind].append(Model(recipe, night.parent, kind).recall(batch.asked))
             print(f"  {arm.name}, seed {seed}: batch {number} of {BATCHES}, {time.monotonic() - began:.0f} s",
                   file=sys.stderr, flush=True)  # fmt: skip
-        model = night.model()
-        final = [model.recall(batch.asked) for batch in batches]
-        told = model.recall([probe for batch in batches for probe in batch.told])
-        general = model.recall(general_probes())
-    lost = [end - then for end, then in zip(final, right_after, strict=False)][:-1]
-    return {"arm": arm.name, "seed": seed, "steps": night.steps, "asked": statistics.mean(final), "told": told,
-            "general": general, "backward": statistics.mean(lost) if lost else 0.0, "final": final,
-            "right_after": right_after, "seconds": time.monotonic() - began}  # fmt: skip
+        found = []
+        for kind in kinds:
+            model = Model(recipe, night.parent, kind)
+            final = [model.recall(batch.asked) for batch in batches]
+            lost = [end - then for end, then in zip(final, right_after[kind], strict=False)][:-1]
+            found.append({
+                "arm": arm.name if kind == kinds[0] else f"{arm.name}, raw weights", "seed": seed, "steps": night.steps,
+                "asked": statistics.mean(final), "told": model.recall([p for batch in batches for p in batch.told]),
+                "general": model.recall(general_probes()), "backward": statistics.mean(lost) if lost else 0.0,
+                "final": final, "right_after": right_after[kind], "seconds": time.monotonic() - began,
+            })  # fmt: skip
+    return found
 
 
-def run_base(seed: int) -> dict[str, Any]:
+def run_base(seed: int) -> list[dict[str, Any]]:
     """The untouched base, asked the same."""
     model, batches = Model(TrainingRecipe.model_validate(RECIPE), None), make_batches(seed)
     asked = model.recall([probe for batch in batches for probe in batch.asked])
     told = model.recall([probe for batch in batches for probe in batch.told])
-    return {"arm": "base", "seed": seed, "steps": 0, "asked": asked, "told": told,
-            "general": model.recall(general_probes()), "backward": 0.0, "seconds": 0.0}  # fmt: skip
+    return [{"arm": "base", "seed": seed, "steps": 0, "asked": asked, "told": told,
+             "general": model.recall(general_probes()), "backward": 0.0, "seconds": 0.0}]  # fmt: skip
 
 
 # ---- the table ------------------------------------------------------------------------------------
 
 
-def _call(work: tuple[Arm | None, int, list[Sample]]) -> dict[str, Any]:
+def _call(work: tuple[Arm | None, int, list[Sample]]) -> list[dict[str, Any]]:
     arm, seed, anchors = work
     return run_base(seed) if arm is None else run_arm(arm, seed, anchors)
 
@@ -314,16 +318,17 @@ def table(found: list[dict[str, Any]]) -> tuple[list[str], bool]:
     def mean(arm: str, key: str) -> float:
         return statistics.mean(one[key] for one in rows[arm])
 
-    order = [name for name in ("base", *(arm.name for arm in ARMS)) if name in rows]
+    named = [name for arm in ARMS for name in (arm.name, f"{arm.name}, raw weights")]
+    order = [name for name in ("base", *named) if name in rows]
     lines = ["| arm | asked | told | retained | backward transfer | general | steps / joint's | seconds |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for name in order:
         asked = [one["asked"] for one in rows[name]]
         lines.append(
             f"| {name} | {statistics.mean(asked):.3f} ({min(asked):.3f} to {max(asked):.3f}) "
-            f"| {mean(name, 'told'):.3f} | {mean(name, 'asked') / mean('joint', 'asked'):.3f} | {mean(name, 'backward'):+.3f} "
-            f"| {mean(name, 'general'):.3f} | {mean(name, 'steps') / mean('joint', 'steps'):.2f} "
-            f"| {mean(name, 'seconds'):.0f} |"
+            f"| {mean(name, 'told'):.3f} | {mean(name, 'asked') / mean('joint', 'asked'):.3f} "
+            f"| {mean(name, 'backward'):+.3f} | {mean(name, 'general'):.3f} "
+            f"| {mean(name, 'steps') / mean('joint', 'steps'):.2f} | {mean(name, 'seconds'):.0f} |"
         )
     if not {"joint", "naive", "ours"} <= rows.keys():
         return lines, True
@@ -363,7 +368,7 @@ def main() -> int:
     work = [(arm, seed, anchors) for seed in seeds for arm in arms] + [(None, seed, anchors) for seed in seeds]
     found = []
     with context.Pool(asked.workers, maxtasksperchild=1) as pool:
-        for one in pool.imap_unordered(_call, work):
+        for one in (one for several in pool.imap_unordered(_call, work) for one in several):
             found.append(one)
             print(f"{one['arm']}, seed {one['seed']}: asked {one['asked']:.3f}, general {one['general']:.3f}",
                   file=sys.stderr, flush=True)  # fmt: skip

@@ -288,8 +288,9 @@ def _head(head: dict[str, Any] | None, newest: dict[str, Any] | None, of: str) -
     else:
         place = (head["version"], head["step"], head["sha256"])
         if place != (newest["v_id"], newest["v_step"], newest["v_sha256"]):
-            yield Finding("lineage", f"head{of}", f"the head{of} is v{head['version']}, but the newest promoted "
-                          f"version is v{newest['v_id']}, of job {newest['id']}, or their checkpoints differ")  # fmt: skip
+            problem = (f"the head{of} is v{head['version']}, but the newest promoted version is v{newest['v_id']}, of "
+                       f"job {newest['id']}, or their checkpoints differ")  # fmt: skip
+            yield Finding("lineage", f"head{of}", problem)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------
