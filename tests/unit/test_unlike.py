@@ -18,7 +18,8 @@ def line(name: str, group: str, loss: float, form: str = "own") -> dict[str, obj
 def test_the_figures_of_a_night() -> None:
     lines = [
         line("a?", "new", 1.0), line("b?", "new", 2.0), line("c?", "new", 6.0),
-        line("c?template", "new", 99, "template"), line("a?crossed", "crossed", 3.0), line("b?crossed", "crossed", 3.0), line("o?", "old", 50.0),
+        line("c?template", "new", 99, "template"), line("a?crossed", "crossed", 3.0), line("b?crossed", "crossed", 3.0),
+        line("o?", "old", 50.0),
     ]  # fmt: skip
     assert night(lines) == {"questions": 3.0, "surprise": 3.0, "pairs": 2.0, "fit": 1.5}
     assert night([]) == {"questions": 0.0, "pairs": 0.0}
