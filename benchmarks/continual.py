@@ -131,16 +131,18 @@ def general_probes() -> list[Probe]:
 
 
 def make_anchors() -> list[Sample]:
-    """The base's own answers to the prompts that it brings along: what the `generate` job makes in a home."""
+    """The base's own answers to the prompts that it brings along: what the `generate` job makes in a home, without
+    those that are only measured by. None of the prompts is among the 200 general questions."""
     from trainer.base_files import resolve
 
-    lines = (resolve(BASE) / "anchor_prompts.jsonl").read_text().splitlines()
+    lines = (resolve(BASE) / "anchor_prompts.jsonl").read_text().splitlines()[: MIX.anchor_prompts]
     asked = [Probe(one["messages"], "") for one in map(json.loads, lines)]
     answers = Model(TrainingRecipe.model_validate(RECIPE), None).answers(asked)
     return [
         Sample(id=f"anchor/{n}", use="anchor", messages=[*(Message(**m) for m in probe.messages),
                Message(role="assistant", content=answer.strip(), loss=True)])
-        for n, (probe, answer) in enumerate(zip(asked, answers, strict=True)) if answer.strip()
+        for n, (probe, answer) in enumerate(zip(asked, answers, strict=True))
+        if answer.strip() and not mixing.is_measured_by(f"anchor/{n}")
     ]  # fmt: skip
 
 

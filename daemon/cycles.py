@@ -5,6 +5,7 @@ takes all and begins a new chain at the base. What waits is new in it; the rest 
 with another method than the nights', trains a line of its own: it only rehearses, and no memory changes its state.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -108,19 +109,21 @@ def answer(
         if job["state"] not in _ENDED:
             return None
         version = jobs.version_of_job(db, job["id"])
+        told = json.loads(job["cycle"])
         return {"job": job["id"], "line": job["line"], "state": job["state"], "reason": job["reason"],
-                "steps": job["steps"], "version": version["id"] if version else None}  # fmt: skip
+                "steps": job["steps"], "version": version["id"] if version else None,
+                **{key: told.get(key, 0) for key in ("left_out_recent", "left_out_old")}}  # fmt: skip
     if why := refusal(world.settings, world.name, asked):
         raise ValueError(why)
-    if held or not settled or jobs.open_job(db) is not None:
+    if held or not settled or jobs.open_job(db) is not None or training.waits_for_room:
         return None
     material = select(world, request["id"], asked, now)
-    told = material.cycle or {}
+    told, frozen = material.cycle or {}, training.cycle(material, now)
+    if frozen is None:
+        return None
     _log.info("cycle_selected", profile=world.name, cycle=told["kind"],
               **{key: told[key] for key in ("line", "since", "recent", "old", "left_out_recent", "left_out_old")})
-    if not training.cycle(material, now):
-        if jobs.get_meta(db, "waits") or jobs.open_job(db) is not None:  # that one makes general text for it first
-            return None
+    if not frozen:
         raise ValueError("no memory that it selects gives anything to train: engramd preview shows why")
     return None
 

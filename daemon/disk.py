@@ -86,12 +86,14 @@ def _blocks(path: str, seen: set[tuple[int, int]]) -> int:
 
 
 def checkpoint_bytes(recipe: TrainingRecipe, base: Path) -> int:
-    """What one checkpoint of this recipe takes: the trained weights, their moments, the compensation of 16 bits."""
+    """What one checkpoint of this recipe takes: the trained weights, their moments, the compensation of 16 bits, and
+    their running mean."""
     full = recipe.method == "full"
     weights = trained_weights(base, None if full else recipe.lora_rank)
     moments = 8 if recipe.optimizer in ("adamw_torch", "adafactor") else 3  # bytes a weight
     wide = recipe.dtype == "float32" or not full
-    return weights * ((4 if wide else 2 + 2) + moments) + _FIXED
+    mean = 4 if recipe.ema_decay else 0
+    return weights * ((4 if wide else 2 + 2) + moments + mean) + _FIXED
 
 
 def job_bytes(checkpoint: int, steps: int, recipe: TrainingRecipe) -> int:

@@ -86,7 +86,7 @@ def memory(recipe: TrainingRecipe, base: Path, kind: str, longest: int | None = 
         parts["adapter"] = trained * 4  # float32, see trainer/adapter.py
         parts["gradients"] = trained * 4
     parts["optimizer"] = moments(recipe, trained, kind)
-    if recipe.ema_decay > 0.0:
+    if recipe.mean_decay > 0.0:
         parts["running mean"] = trained * 4
     tokens = max(recipe.micro_batch_tokens, longest or min(recipe.max_seq_length, recipe.micro_batch_tokens))
     config = _config(base)

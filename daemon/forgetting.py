@@ -73,7 +73,7 @@ def _job_out_of_the_way(world: World, training: Training, subject: Subject, reas
     """The open job is stopped and thrown back where it holds the memory; one that has ended is judged first."""
     db = world.db
     job = jobs.open_job(db)
-    if job is not None and holds(db, job, subject):
+    if job is not None and holds(db, job, subject, world.paths.jobs):
         if job["state"] != "frozen" or training.occupied:
             if job["state"] == "running":
                 training.stop()
@@ -169,10 +169,10 @@ def _whole_batch(world: World, arguments: dict[str, Any], now: str, reason: str)
 def taught(world: World, seqs: list[int]) -> dict[str, Any]:
     """`learnt_by`: the versions that learnt it, each with its folders; `rebuild`: from where one without it starts."""
     db, paths = world.db, world.paths
-    found, head = forgetting.learnt_by(db, seqs), jobs.get_head(db)
+    found, heads = forgetting.learnt_by(db, seqs), {head["version"] for head in jobs.heads(db).values()}
     learnt_by = []
     for version in found:
-        in_use = bool(head and head["version"] == version["id"])
+        in_use = version["id"] in heads
         name = f"checkpoint-{version['step']}"
         places = [paths.chains / str(version["chain"]) / name, paths.jobs / version["folder"] / name,
                   paths.root / "models" / f"v{version['id']}"]  # fmt: skip

@@ -19,7 +19,7 @@ from daemon.training import Training
 from daemon.world import World
 from trainer import names
 
-ENDED = ("promoted", "refused", "failed", "undone", "forgotten")
+ENDED = ("promoted", "refused", "failed", "undone", "forgotten", "done")
 
 _log = get_logger()
 

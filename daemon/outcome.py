@@ -145,7 +145,7 @@ def judge(world: World, job: dict[str, Any], now: str) -> None:
     verdict = promotion.decide(
         result, planned_steps=job["steps"], planned_samples=job["samples"], gate=world.settings.gate,
         probes=jobdir.count_probes(folder), against_base=spec.parent is None and spec.served is None,
-        night=unlike.night(probes), earlier=scores.nights(db, version["line"]),
+        night=unlike.night(probes, scores.batches_of(db, probes)), earlier=scores.nights(db, version["line"]),
     )  # fmt: skip
     if verdict.promoted:
         try:

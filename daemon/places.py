@@ -14,9 +14,11 @@ from daemon.ledger import Database, forgetting, jobs, memories
 from daemon.logs import get_logger
 from daemon.records import Memory
 from daemon.redaction import Listener, folder_files, recorder
+from daemon.rules.emptied import named_in
 from daemon.rules.needles import Needles, learnt_texts, pieces_of
 from daemon.rules.samples import make_samples
 from daemon.world import World
+from trainer import names
 
 _SUFFIXES = ("", "-wal", "-shm")
 
@@ -107,7 +109,7 @@ def go_through(world: World, eraser: Eraser, subject: Subject) -> None:
     """Every place of this profile under the home, but for its ledger."""
     home, paths = world.home, world.paths
     job = jobs.open_job(world.db) if eraser.dry else None
-    open_folder = paths.jobs / job["folder"] if job and holds(world.db, job, subject) else None
+    open_folder = paths.jobs / job["folder"] if job and holds(world.db, job, subject, paths.jobs) else None
     if open_folder is not None:  # only ever true of a dry run: else it was thrown back before
         eraser.places.append(Place(open_folder, 1, "removed", "its job is stopped and frozen anew without it"))
     eraser.records_below(paths.root, lambda path: path == open_folder)
@@ -144,7 +146,7 @@ def _clean_copy(world: World, copy: Path, eraser: Eraser, subject: Subject) -> N
             for suffix in _SUFFIXES:
                 if _named(copy, suffix).exists():
                     durable.copy_durable(_named(copy, suffix), _named(beside, suffix))
-            if changed := _cleaned(world, beside, subject):
+            if changed := _cleaned(world, beside, subject, copy.parent / "jobs"):
                 eraser.places.append(Place(copy, changed, "rewritten"))
                 durable.fsync_file(beside)
                 eraser.record(copy, durable.sha256_file(copy), durable.sha256_file(beside))
@@ -178,7 +180,7 @@ def _times_in_copy(copy: Path, subject: Subject) -> int:
         db.close()
 
 
-def _cleaned(world: World, path: Path, subject: Subject) -> int:
+def _cleaned(world: World, path: Path, subject: Subject, job_folders: Path) -> int:
     """How many rows of a copy were changed; it is a ledger or a `home.db`."""
     db = sqlite3.connect(path)
     try:
@@ -197,7 +199,7 @@ def _cleaned(world: World, path: Path, subject: Subject) -> int:
         seqs = forgetting.of_ids(copy, subject.ids)
         with copy.transaction():
             job = jobs.open_job(copy)
-            if job and job["state"] in ("frozen", "running") and holds(copy, job, subject):
+            if job and job["state"] in ("frozen", "running") and holds(copy, job, subject, job_folders):
                 forgetting.throw_back(copy, job["id"], "it held a memory that was forgotten")
             changed = clean(copy, subject, seqs, world.seed)
         forgetting.compact(copy)
@@ -217,6 +219,13 @@ def clean(db: Database, subject: Subject, seqs: list[int], seed: int) -> int:
     return changed + forgetting.cut_quotes(db, lambda text: bool(needles.in_text(text)), needles.cut)
 
 
-def holds(db: Database, job: dict[str, Any], subject: Subject) -> bool:
-    """Whether a job was made of it, or of a memory that has it in its context."""
-    return not forgetting.ids_of_job(db, job["id"]).isdisjoint(subject.ids | subject.touched)
+def holds(db: Database, job: dict[str, Any], subject: Subject, folders: Path) -> bool:
+    """Whether a job was made of it, or of a memory that has it in its context, or asks about one of them: a sealed
+    file of an open job must not change. `folders`: where the folders of jobs lie."""
+    asked = subject.ids | subject.touched
+    if not forgetting.ids_of_job(db, job["id"]).isdisjoint(asked):
+        return True
+    try:
+        return not named_in((folders / str(job["folder"]) / names.PROBES).read_bytes()).isdisjoint(asked)
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import orjson
+
 from daemon import durable
 from daemon.ledger import Database, jobs
 from daemon.settings_learning import VersioningSettings
@@ -51,7 +53,7 @@ def mirror(
 
 def write(path: Path, told: dict[str, Any]) -> bool:
     """Replace the file where it differs. Gives whether it did."""
-    content = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+    content = orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)  # years are dumped each night
     if path.is_file() and path.read_bytes() == content:
         return False
     durable.write_atomic(path, content)

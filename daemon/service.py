@@ -92,6 +92,7 @@ class Service:
         except (FileExistsError, NotADirectoryError) as error:
             raise SettingsError(f"{error.filename} is a file, but profile {name} needs a folder there") from None
         world = open_world(self._home, name, self._settings)
+        requests.go_on_above(self._db, jobs.newest_request(world.db))
         self._worlds[name] = (
             world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer, self._pulse)
         )  # fmt: skip

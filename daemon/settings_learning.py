@@ -13,7 +13,7 @@ class MixSettings(Section):
     """`[training.mix]`: what goes into a job beside what is new."""
 
     replay: float = Field(
-        0.0, ge=0.0, le=0.9,
+        0.35, ge=0.0, le=0.9,
         description="Share of old memories in each job, trained once more so that they are not forgotten; 0: none.",
     )  # fmt: skip
     strategy: Literal["random", "least_recently_rehearsed", "highest_loss"] = Field(
@@ -22,14 +22,14 @@ class MixSettings(Section):
         "known least when they were trained last.",
     )
     anchor: float = Field(
-        0.0, ge=0.0, le=0.9,
+        0.25, ge=0.0, le=0.9,
         description="Share of general text in each job, which keeps the abilities of the base model; 0: none.",
     )  # fmt: skip
     anchors: str = Field(
         "", description="A JSONL file of chats as general text; empty: the base model's own answers, made once."
     )
     anchor_prompts: int = Field(
-        256, ge=1, le=100_000, description="At most so many general prompts are answered by the base model."
+        1024, ge=1, le=100_000, description="At most so many general prompts are answered by the base model."
     )
     anchor_tokens: int = Field(128, ge=1, le=65_536, description="The longest of these answers, in tokens.")
 

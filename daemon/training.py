@@ -44,6 +44,7 @@ class Training:
         self._disk_again = -math.inf
         self._text_again = -math.inf  # until when a wrong file of general text is not read again
         self._held = False  # for the reason that the ledger has
+        self._cycle_waits = False  # for the disk: `waits` is about it, whether a memory waits or not
         self._device: tuple[float, estimates.Device] | None = None  # until when it is believed, what there is
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
@@ -147,7 +148,7 @@ class Training:
 
     def _too_full(self, base: Path, steps: int, what: str, recipe: TrainingRecipe, line: str = "") -> bool:
         """Whether there is no room for a job: then it waits, and looks again after a while."""
-        if self._clock() < self._disk_again:
+        if self.waits_for_room:
             return True
         world, head, size = self._world, jobs.get_head(self._world.db, line), 0
         key = jobs.chain_key(world.db, head["chain"]) if head else None
@@ -177,7 +178,8 @@ class Training:
     def _plan(self, now: str) -> bool:
         world = self._world
         if not memories.any_waiting(world.db):
-            self._wait(None)
+            if not self._cycle_waits:
+                self._wait(None)
             return False
         try:
             base = base_files.resolve(world.recipe.base_model)
@@ -197,7 +199,14 @@ class Training:
         )
         rows = memories.waiting_of(world.db, choice.batches, choice.memories)
         material = Material(rows, choice.reason, choice.batches, mixed=True)
-        frozen = self._frozen(material, world.recipe, base, now)
+        if self._clock() < self._text_again:
+            return False
+        try:
+            frozen = self._frozen(material, world.recipe, base, now)
+        except anchors.Wrong as wrong:
+            self._text_again = self._clock() + DISK_PAUSE
+            self._wait(str(wrong))
+            return False
         if frozen is False:
             self._sweep()
         return frozen is not None or jobs.open_job(world.db) is not None
@@ -209,9 +218,16 @@ class Training:
             self._fingerprints[base, seen] = base_files.fingerprint(base)
         return self._fingerprints[base, seen]
 
-    def cycle(self, material: Material, now: str) -> bool:
-        """Freeze a cycle's job; no job may be open. False where there is nothing in it to train, or it has to wait:
-        then `waits` says why. Raises ValueError where the base is not on this disk, or the device cannot hold it."""
+    @property
+    def waits_for_room(self) -> bool:
+        """The disk was too full a moment ago, and is looked at again in another one."""
+        return self._clock() < self._disk_again
+
+    def cycle(self, material: Material, now: str) -> bool | None:
+        """Freeze a cycle's job; no job may be open. False: there is nothing in it to train. None: it has to wait, for
+        room on the disk (`waits` says so) or for a job that makes general text first. Raises ValueError where the base
+        is not on this disk, the device cannot hold it, or a file of general text is wrong."""
+        self._cycle_waits = False
         recipe = material.recipe or self._world.recipe_of(material.line)
         try:
             base = base_files.resolve(recipe.base_model)
@@ -220,25 +236,23 @@ class Training:
         if why := self._too_large(recipe, base):
             raise ValueError(why)
         if self._too_full(base, 1, "the cycle", recipe, material.line):
-            return False
-        return bool(self._frozen(material, recipe, base, now))
+            self._cycle_waits = True
+            return None
+        try:
+            return self._frozen(material, recipe, base, now)
+        except anchors.Wrong as wrong:
+            raise ValueError(str(wrong)) from None
 
     def _frozen(self, material: Material, recipe: TrainingRecipe, base: Path, now: str) -> bool | None:
-        """Freeze a job. False: no memory gives a sample. None: general text comes first, which a job of its own makes
-        or a person has to mend."""
+        """Freeze a job. False: no memory gives a sample. None: general text comes first, which a job of its own makes.
+        Raises anchors.Wrong where a person has to mend it."""
         world, fingerprint = self._world, self._fingerprint(base)
-        if self._clock() < self._text_again:
-            return None
         try:
             pool = anchors.pool(world, fingerprint, now)
             if pool is None:
                 anchors.freeze(world, self._home_db, recipe, base, fingerprint, now)
                 return None
             return freeze(world, self._home_db, material, fingerprint, now, self._pulse, pool)
-        except anchors.Wrong as wrong:
-            self._text_again = self._clock() + DISK_PAUSE
-            self._wait(str(wrong))
-            return None
         except BaseException:
             with contextlib.suppress(OSError, sqlite3.Error):  # a full disk must not fill with half-made folders
                 self._sweep()

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "load_in_4bit": False,
     "use_gradient_checkpointing": False,
     "save_steps": 1000,
+    "ema_decay": 0.0,
 }
 
 

@@ -540,11 +540,10 @@ def answers(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, questio
     return found
 
 
-def anchor_prompts(train: list[tuple[str, General]], held: list[tuple[str, General]]) -> list[Messages]:
+def anchor_prompts(train: list[tuple[str, General]]) -> list[Messages]:
     """What the daemon asks this model for its general text: the wordings that it was trained with, in an order that
-    mixes them. Nothing of which a wording is held out is among them, else the held-out ones would be rehearsed too."""
-    known = {id(item) for _, item in held}
-    asked = [question for question, item in train if id(item) not in known]
+    mixes them. What general ability is measured by is asked in wordings that are not among them."""
+    asked = [question for question, _ in train]
     return [_chat(question) for question in random.Random("anchors").sample(asked, len(asked))]
 
 
@@ -602,7 +601,7 @@ def main() -> None:
     started = time.monotonic()
     train, held = split_general(general_knowledge(), 200, asked.seed)
     if asked.only_prompts:
-        write_prompts(asked.out / "anchor_prompts.jsonl", anchor_prompts(train, held))
+        write_prompts(asked.out / "anchor_prompts.jsonl", anchor_prompts(train))
         return
     people = make_people(asked.seed, asked.people, "pretraining")
     sample = chats(asked.seed + 1, people, train)
@@ -612,7 +611,7 @@ def main() -> None:
     loss = pretrain(model, stream, asked.steps, asked.rate)
     replies = answers(model, tokenizer, [question for question, _ in held])
     right = sum(item.answer.lower() in reply.lower() for (_, item), reply in zip(held, replies, strict=True))
-    size = write(asked.out, model, tokenizer, held, anchor_prompts(train, held))
+    size = write(asked.out, model, tokenizer, held, anchor_prompts(train))
     print(
         f"loss {loss:.3f}; general questions {right}/{len(held)}; {size} bytes; {time.monotonic() - started:.0f} s"
     )

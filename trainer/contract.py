@@ -96,7 +96,8 @@ class TrainingRecipe(_Strict):
     packing: bool = True
     micro_batch_tokens: int = Field(2048, ge=16)  # tokens of one forward pass, padding included
     carry_optimizer: bool = True
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of the running mean of the trained weights, a step; 0: none
+    ema_decay: float = Field(0.98, ge=0.0, lt=1.0)  # LoRA's: of the running mean of the weights, a step; 0: none
+    full_ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # the same of full fine-tuning: four bytes a weight more
 
     @field_validator("full_learning_rate", mode="before")
     @classmethod
@@ -113,6 +114,11 @@ class TrainingRecipe(_Strict):
     def rate(self) -> float:
         """The peak learning rate of this recipe's method."""
         return self.learning_rate if self.method == "lora" else self.full_learning_rate
+
+    @property
+    def mean_decay(self) -> float:
+        """Of the running mean of the trained weights, with this recipe's method."""
+        return self.ema_decay if self.method == "lora" else self.full_ema_decay
 
     @property
     def samples_per_step(self) -> int:

@@ -241,11 +241,11 @@ def _average(
     model: nn.Module, optimizer: optimizers.Stepper, recipe: TrainingRecipe, found: Found | None
 ) -> Average | None:
     """The running mean as the checkpoint left it; of one that has none, of a new chain: from the weights there."""
-    if recipe.ema_decay == 0.0:
+    if recipe.mean_decay == 0.0:
         return None
     stored = adapter.by_stored_name(model)
     whole = {adapter.stored_name(name): name for name in adapter.trainable(model)}
-    average = Average(stored, lambda name: optimizer.whole(whole[name]), recipe.ema_decay)
+    average = Average(stored, lambda name: optimizer.whole(whole[name]), recipe.mean_decay)
     if found is not None and (found.folder / names.EMA).exists():
         average.load(load_file(found.folder / names.EMA), found.folder.name)
     return average

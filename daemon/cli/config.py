@@ -76,7 +76,8 @@ _RECIPE_NOTES = {
     "max_grad_norm": "Longer gradients are cut to this length.",
     "packing": "Put several short samples in one row; they do not see each other.",
     "micro_batch_tokens": "Tokens of one pass, padding included; less takes less memory.",
-    "ema_decay": "Of a running mean of the trained weights, used instead of them where it scores better; 0: none.",
+    "ema_decay": "For method lora: a running mean of the weights, used where it scores better; 0: none.",
+    "full_ema_decay": "The same for method full; it takes four bytes a weight more.",
     "carry_optimizer": "false starts the optimizer's moments anew in each job.",
 }
 

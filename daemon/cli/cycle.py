@@ -94,6 +94,9 @@ def _ask(args: argparse.Namespace, asked: dict[str, Any], kind: str, line: str) 
     else:
         version = f", v{told['version']}" if told["version"] else ""
         print(f"job {told['job']} {told['state']}{version}: {told['reason']}")
+        for which in ("recent", "old"):
+            if number := told.get(f"left_out_{which}"):
+                print(f"{number:,} {which} memories were not selected")
     return Exit.OK if told is None or told["state"] == "promoted" else Exit.FAILED
 
 

@@ -75,6 +75,11 @@ def of_request(db: Database, request: int) -> dict[str, Any] | None:
     return db.one("SELECT * FROM jobs WHERE json_extract(cycle, '$.request')=? ORDER BY id DESC LIMIT 1", (request,))
 
 
+def newest_request(db: Database) -> int:
+    """The highest number of a request for a cycle that a job was frozen for."""
+    return db.number("SELECT max(json_extract(cycle, '$.request')) FROM jobs")
+
+
 def newest_id(db: Database) -> int:
     return db.number("SELECT max(id) FROM jobs")
 

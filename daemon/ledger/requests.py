@@ -73,6 +73,14 @@ def raise_marks(db: Database, profile: str, newest: dict[str, int]) -> None:
             )
 
 
+def go_on_above(db: Database, request: int) -> None:
+    """No request up to here is asked again, also where this is another home than the one of a ledger that names it."""
+    with db.transaction():
+        raised = "UPDATE sqlite_sequence SET seq=max(seq, ?) WHERE name='requests'"
+        if not db.execute(raised, (request,)).rowcount:
+            db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('requests', ?)", (request,))
+
+
 def next_id(db: Database, profile: str, kind: str, at_least: int = 1) -> int:
     """The next job, chain or version number. Never given twice, even where the profile's ledger is restored;
     `at_least` is what the ledger itself says, where this home's own counter was lost."""

@@ -78,14 +78,32 @@ def decided(db: Database, version: int, figures: Mapping[str, Any], weights: str
     )  # fmt: skip
 
 
-def nights(db: Database, line: str = "", most: int = 30) -> list[dict[str, float]]:
+def batches_of(db: Database, probes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """{id of a memory: number of its batch} for those that lines of `metrics.json` name."""
+    ids = {str(line["memory"]) for line in probes if line.get("memory")}
+    found = {}
+    for id_ in sorted(ids):
+        if row := db.one("SELECT batch FROM memories WHERE id=?", (_raw(id_),)):
+            found[id_] = int(row["batch"])
+    return found
+
+
+def _raw(id_: str) -> bytes:
+    try:
+        return bytes.fromhex(id_)
+    except ValueError:  # no memory's id
+        return b""
+
+
+def nights(db: Database, line: str = "", most: int = 30) -> list[list[dict[str, float]]]:
     """What `rules.unlike.night` gave for the newest promoted versions of a line."""
     rows = db.all(
         """SELECT json_extract(gate, '$.night') AS night FROM versions
         WHERE line=? AND state='promoted' AND gate IS NOT NULL ORDER BY id DESC LIMIT ?""",
         (line, most),
     )
-    return [json.loads(row["night"]) for row in rows if row["night"]]
+    found = (json.loads(row["night"]) for row in rows if row["night"])
+    return [one for one in found if isinstance(one, list)]
 
 
 def of_version(db: Database, version: int) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ _ID = re.compile(rb'"([0-9a-f]{64})[#?"]')
 _ABOUT = re.compile("[#?]")  # what follows a memory's id in that of a sample or probe of it
 _KEPT_KEYS = frozenset(("id", "memory", "role", "use", "type", "mode", "cognitiveMode", "source", "group", "form"))
 
+_CROSSED = b'"group":"crossed"'  # questions with the answer of another memory of the file, nobody says whose
+
 Cut = Callable[[str], str]
 
 
@@ -22,18 +24,22 @@ def named_in(data: bytes) -> set[str]:
 
 def without_records(data: bytes, gone: frozenset[str], touched: frozenset[str], cut: Cut) -> bytes | None:
     """A file of one JSON object a line, or of a list of them: the records of the memories in `gone` are emptied,
-    those in `touched` lose their context. None where it is no such file."""
+    those in `touched` lose their context; so are questions that may have an answer of one in `gone`. None where it is
+    no such file."""
     lines, out, asked = data.splitlines(keepends=True), [], gone | touched
+    mixed = not named_in(data).isdisjoint(gone)
     try:
         if data[:1] == b"[" and (len(lines) < 3 or lines[1].rstrip() == b"{"):  # an object takes several lines
             items = [_emptied(item, gone, touched, cut) for item in json.loads(data)]
             return b"[\n" + b",\n".join(dumped(item) for item in items) + b"\n]\n"
         for line in lines:
             body = line.strip().rstrip(b",")
-            if not body.startswith(b"{") or named_in(body).isdisjoint(asked):
+            crossed = mixed and _CROSSED in body
+            if not body.startswith(b"{") or (named_in(body).isdisjoint(asked) and not crossed):
                 out.append(line)
                 continue
-            new = dumped(_emptied(json.loads(body), gone, touched, cut))
+            item = json.loads(body)
+            new = dumped(_blank(item) if crossed else _emptied(item, gone, touched, cut))
             out.append(new + line[line.rindex(body) + len(body) :])
     except ValueError:
         return None

@@ -6,11 +6,13 @@ answers, so a text of a known day is also asked about by a template that names i
 
 import hashlib
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date
 
 from daemon.records import Memory
 from daemon.rules.curation import Curation, judge
+from daemon.rules.duplicates import words_of
 from daemon.rules.prompts import Prompts
 from daemon.rules.samples import make_samples
 from daemon.rules.unlike import CROSSED
@@ -18,6 +20,7 @@ from daemon.rules.wording import count_words
 from trainer.contract import Group, Message, Probe, Sample
 
 MOST_ANSWER_WORDS = 60
+MOST_CROSSED = 128
 _MOST_ANSWER_LENGTH = 16 * MOST_ANSWER_WORDS  # characters: tells long ones apart without counting words
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
@@ -87,16 +90,27 @@ def template(memory: Memory) -> str | None:
 
 
 def crossed(probes: Sequence[Probe], pairs: Collection[str]) -> list[Probe]:
-    """The questions of these memories, each with the answer of the one half a round on: whether an answer fits its
-    own question better tells an honest night from answers that were mixed up. See `rules/unlike.py`."""
-    own = [probe for probe in probes if probe.form == "own" and probe.memory in pairs]
-    return [
-        probe.model_copy(update={
-            "id": probe.id.removesuffix("?") + CROSSED, "answer": other.answer, "group": "crossed", "free": False,
-        })
-        for probe, other in zip(own, own[len(own) // 2 :] + own[: len(own) // 2], strict=True)
-        if probe.answer != other.answer
-    ]  # fmt: skip
+    """Answers to questions of these memories, each behind the other question that has the most of its rare words, at
+    most `MOST_CROSSED`: an answer that fits that one better than its own was mixed up. See `rules/unlike.py`."""
+    own = [probe for probe in probes if probe.form == "own" and probe.memory in pairs][:MOST_CROSSED]
+    asked = [frozenset(words_of(probe.messages[-1].content)) for probe in own]
+    shared = Counter(word for words in asked for word in words)
+
+    def alike(place: int, other: int) -> tuple[float, int]:
+        common = sorted(asked[other].intersection(words_of(own[place].answer)))
+        return sum(1.0 / shared[word] for word in common), -((other - place - len(own) // 2) % len(own))
+
+    found = []
+    for place, probe in enumerate(own):
+        others = [other for other, one in enumerate(own)
+                  if one.answer != probe.answer and one.messages != probe.messages]  # fmt: skip
+        if others:
+            nearest = own[max(others, key=lambda other: alike(place, other))]
+            found.append(probe.model_copy(update={
+                "id": probe.id.removesuffix("?") + CROSSED, "messages": nearest.messages, "group": "crossed",
+                "free": False,
+            }))  # fmt: skip
+    return found
 
 
 def of_anchors(anchors: Iterable[Sample], limit: int) -> list[Probe]:

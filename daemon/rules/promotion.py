@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from daemon.rules.unlike import why_unlike
+from daemon.rules.unlike import Part, why_unlike
 from daemon.settings_learning import GateSettings
 from trainer.contract import Group, JobResult
 
@@ -49,8 +49,8 @@ class Verdict:
 
 def decide(
     result: JobResult, *, planned_steps: int, planned_samples: int, gate: GateSettings | None = None,
-    probes: int = 0, against_base: bool = False, night: Mapping[str, float] | None = None,
-    earlier: Sequence[Mapping[str, float]] = (),
+    probes: int = 0, against_base: bool = False, night: Sequence[Part] = (),
+    earlier: Sequence[Sequence[Part]] = (),
 ) -> Verdict:  # fmt: skip
     """`probes`: how many questions the job was given. `against_base`: the candidate was compared with the base model
     itself, because no version was in service. `night` and `earlier` are what `unlike.night` gives for this job and for
@@ -61,13 +61,13 @@ def decide(
     told = [_compared(check, result.metrics, gate, against_base=against_base) for check in CHECKS]
     figures = {
         "done": True, "enabled": gate.enabled, "against_base": against_base, "weights": result.weights, "checks": told,
-        "night": dict(night or {}),
+        "night": [dict(part) for part in night],
     }  # fmt: skip
     scored = round(result.metrics.get("probes", 0.0))
     if gate.enabled and scored != probes:
         return Verdict(False, f"{scored} of the {probes} questions of this job were scored", figures)
     refused = [_sentence(check, one) for check, one in zip(CHECKS, told, strict=True) if one["worse"]]
-    refused += why_unlike(night or {}, earlier, gate)
+    refused += why_unlike(night, earlier, gate)
     if gate.enabled and refused:
         return Verdict(False, "; ".join(refused), figures)
     done = f"all {planned_steps} steps taken, last loss {result.last_loss:.4f}"

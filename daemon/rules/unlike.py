@@ -1,70 +1,112 @@
 """Whether what a night taught is unlike what the nights before it taught: noise, or answers to other questions.
 
 Replay and anchors keep a version whole even if what is new is rubbish, so that no comparison with the version in
-service tells. But that version was asked about the new memories before it had seen them. Two of its figures tell
-rubbish from experience, each against its own history, so that the language or the size of the model does not matter:
+service tells. But that version was asked about the new memories before it had seen them, and the candidate was asked
+after it. Their losses, in nats a token, tell rubbish from experience:
 
-- surprise: its mean loss on the new answers, in nats a token. Noise surprises far more than any night before.
-- fit: by how much more the same answers surprise it behind each other's questions. An honest answer fits its own
-  question better than another one; answers that were shuffled do not.
+- surprise, and what is left of it after training. Noise is neither expected nor learnt, and that in nearly all of its
+  answers, while an honest day of a new kind is learnt, or has something ordinary about it. So each figure is the first
+  quartile of the answers', and both must be far above those of every night before.
+- fit: by how much more the same answer surprises the version in service behind the question, of all others, that has
+  the most of its rare words. An honest answer fits its own question better; one that was mixed up fits that other one
+  better, which mostly is its own. Small talk, which fits any question, has a fit of about nothing, and passes.
+
+Each is looked at for the whole night, and for each of its batches, so that a good batch does not hide a bad one.
 """
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from daemon.settings_learning import GateSettings
 
-CROSSED = "?crossed"  # ends the id of a question that has another question's answer
+CROSSED = "?crossed"  # ends the id of an answer's question where it is that of another answer
 LEAST_NIGHTS = 2  # of history, before anything is called unlike it
 LEAST_QUESTIONS = 16
-FITS = 0.5  # nats: in less fit than this, answers hardly depend on their questions, and nothing follows
-SHARE_OF_FIT = 0.2  # of the least fit so far: less than this is no fit
+TIMES = 2.0  # as much as on any earlier night: both the surprise and what is left of it
+ERRORS = 2.0  # standard errors: a fit below nothing by less than this may be chance
+SHARE_OF_FIT = 0.25  # of the usual fit: answers that misfit by less than this are no mix-up
+
+Part = Mapping[str, float]
 
 
-def night(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """From the lines of `metrics.json`: "surprise" over so many "questions", "fit" over so many "pairs"; a figure that
-    cannot be had is left out."""
-    own: dict[str, float] = {}
-    crossed: dict[str, float] = {}
+def night(lines: Iterable[Mapping[str, Any]], batch_of: Mapping[str, int] | None = None) -> list[dict[str, float]]:
+    """The figures of the whole night, then those of each batch where there are several. `lines` are those of
+    `metrics.json`, `batch_of` says from which batch a memory is.
+
+    Of each: "surprise" and "left" over so many "questions", "fit" with its standard "error" over so many "pairs", and
+    the number of the "batch"; a figure that cannot be had is left out.
+    """
+    told: dict[str, Mapping[str, Any]] = {}
     for line in lines:
-        told, name = line.get("served"), str(line.get("id"))
-        loss = told.get("loss") if isinstance(told, Mapping) else None
-        if not isinstance(loss, int | float):
-            continue
-        if line.get("group") == "crossed":
-            crossed[name.removesuffix(CROSSED) + "?"] = float(loss)
-        elif line.get("group") == "new" and line.get("form") != "template":
-            own[name] = float(loss)
-    found: dict[str, float] = {"questions": float(len(own))}
+        group, form = line.get("group"), line.get("form")
+        if group == "crossed" or (group == "new" and form != "template"):
+            told[str(line.get("id"))] = line
+    batches = sorted({number for line in told.values() if (number := _batch(line, batch_of)) is not None})
+    parts = [_figures(told)]
+    for number in batches if len(batches) > 1 else ():
+        own = {name: line for name, line in told.items() if _batch(line, batch_of) == number}
+        parts.append(_figures(own) | {"batch": float(number)})
+    return parts
+
+
+def _batch(line: Mapping[str, Any], batch_of: Mapping[str, int] | None) -> int | None:
+    return (batch_of or {}).get(str(line.get("memory")))
+
+
+def _figures(told: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    before = {name: loss for name, line in told.items() if (loss := _loss(line, "served")) is not None}
+    own = sorted(loss for name, loss in before.items() if not name.endswith(CROSSED))
+    after = sorted(loss for name in before if not name.endswith(CROSSED)
+                   and (loss := _loss(told[name], "candidate")) is not None)  # fmt: skip
+    found = {"questions": float(len(own))}
     if own:
-        found["surprise"] = sum(own.values()) / len(own)
-    pairs = [crossed[name] - own[name] for name in crossed if name in own]
-    found["pairs"] = float(len(pairs))
-    if pairs:
-        found["fit"] = sum(pairs) / len(pairs)
+        found["surprise"] = own[len(own) // 4]
+    if after:
+        found["left"] = after[len(after) // 4]
+    fits = [before[name] - before[name.removesuffix(CROSSED) + "?"] for name in before
+            if name.endswith(CROSSED) and name.removesuffix(CROSSED) + "?" in before]  # fmt: skip
+    found["pairs"] = float(len(fits))
+    if len(fits) > 1:
+        found |= {"fit": statistics.fmean(fits), "error": statistics.stdev(fits) / math.sqrt(len(fits))}
     return found
 
 
-def why_unlike(
-    this: Mapping[str, float], earlier: Sequence[Mapping[str, float]], gate: GateSettings
-) -> list[str]:
-    """Reasons, as sentences. `earlier`: what `night` gave for the promoted versions before this one."""
+def _loss(line: Mapping[str, Any], who: str) -> float | None:
+    scores = line.get(who)
+    loss = scores.get("loss") if isinstance(scores, Mapping) else None
+    return float(loss) if isinstance(loss, int | float) else None
+
+
+def why_unlike(this: Sequence[Part], earlier: Sequence[Sequence[Part]], gate: GateSettings) -> list[str]:
+    """Reasons, as sentences: of the whole night, or, where it passes, of its batches. `earlier`: what `night` gave for
+    the promoted versions before this one."""
+    if reasons := [why for part in this[:1] for why in _why(part, earlier, gate)]:
+        return reasons
+    return [f"batch {part['batch']:.0f}: {why}" for part in this[1:] for why in _why(part, earlier, gate)]
+
+
+def _why(this: Part, earlier: Sequence[Sequence[Part]], gate: GateSettings) -> list[str]:
     reasons = []
-    before = [one["surprise"] for one in earlier if one.get("questions", 0) >= LEAST_QUESTIONS and "surprise" in one]
-    surprise = this.get("surprise", 0.0)
+    asked = [[part for part in parts if part.get("questions", 0) >= LEAST_QUESTIONS] for parts in earlier]
+    before = [max(part["surprise"] for part in parts) for parts in asked if parts]
+    after = [max(part.get("left", math.inf) for part in parts) for parts in asked if parts]
     if gate.surprise and this.get("questions", 0) >= LEAST_QUESTIONS and len(before) >= LEAST_NIGHTS:
-        most = max(before)
-        if surprise > most + gate.surprise and surprise > 2 * most:
+        surprise, left, most = this["surprise"], this.get("left", 0.0), max(before)
+        unexpected = surprise > max(most + gate.surprise, TIMES * most)
+        if unexpected and left > TIMES * max(after):
             reasons.append(
-                f"the new memories are like noise to the version in service: a loss of {surprise:.1f} nats a token, "
-                f"where no earlier night had more than {most:.1f} (gate.surprise = {gate.surprise:g})"
+                f"the new memories are like noise to the version in service: a loss of {surprise:.1f} nats a token or "
+                f"more in three of four, and of {left:.1f} after training, where no earlier night had more than "
+                f"{most:.1f} and {max(after):.1f} (gate.surprise = {gate.surprise:g})"
             )
-    fits = [one["fit"] for one in earlier if one.get("pairs", 0) >= LEAST_QUESTIONS and "fit" in one]
-    fit = this.get("fit", 0.0)
-    known = gate.fit and this.get("pairs", 0) >= LEAST_QUESTIONS and len(fits) >= LEAST_NIGHTS
-    if known and min(fits) >= FITS and fit < SHARE_OF_FIT * min(fits):
-        reasons.append(
-            f"the new answers fit their questions no better than each other's ({fit:+.2f} nats a token, where no "
-            f"earlier night had less than {min(fits):.2f}): they may be mixed up (gate.fit)"
-        )
+    fits = [parts[0]["fit"] for parts in earlier if parts and parts[0].get("pairs", 0) >= LEAST_QUESTIONS]
+    if gate.fit and this.get("pairs", 0) >= LEAST_QUESTIONS and len(fits) >= LEAST_NIGHTS:
+        fit, usual = this["fit"], statistics.median(fits)
+        if usual > 0 and fit < min(-SHARE_OF_FIT * usual, -ERRORS * this["error"]):
+            reasons.append(
+                f"the new answers fit each other's questions better than their own, by {-fit:.2f} nats a token, where "
+                f"on other nights they fit their own better by {usual:.2f}: they may be mixed up (gate.fit)"
+            )
     return reasons

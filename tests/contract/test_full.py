@@ -16,7 +16,9 @@ EXACT = ("model.safetensors", names.OPTIMIZER, names.RNG, names.EMA)
 
 
 def _long_job(job: Path) -> None:
-    recipe = jobs.recipe(method="full", gradient_accumulation_steps=3, num_train_epochs=4, save_steps=4, ema_decay=0.9)
+    recipe = jobs.recipe(
+        method="full", gradient_accumulation_steps=3, num_train_epochs=4, save_steps=4, full_ema_decay=0.9
+    )
     asked = [{"role": "user", "content": "Where does person 1 live?"}]
     probes = [{"id": "p", "messages": asked, "answer": "Lund."}]
     jobs.write_job(job, jobs.some_samples(11), recipe=recipe, probes=probes)
@@ -84,7 +86,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def _bf16(**changes: Any) -> Any:
-    return jobs.recipe(method="full", dtype="bfloat16", ema_decay=0.9, gradient_accumulation_steps=3, **changes)
+    return jobs.recipe(method="full", dtype="bfloat16", full_ema_decay=0.9, gradient_accumulation_steps=3, **changes)
 
 
 def test_bfloat16_cut_into_jobs_is_exact(tmp_path: Path, here: Callable[..., int]) -> None:

@@ -52,6 +52,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 class Job:
+    padding = b""  # behind the weights, for a checkpoint of some size
+
     def __init__(self, folder: Path, alive: int | None) -> None:
         self.folder, self.alive = folder, alive
         self.raw = (folder / names.SPEC).read_bytes()
@@ -94,7 +96,7 @@ class Job:
 
     def save(self, step: int, job_step: int, weights: str) -> str:
         state = json.dumps({"global_step": step, "job_step": job_step, "weights": weights}).encode()
-        adapter = weights.encode()
+        adapter = weights.encode() + self.padding
         manifest = {
             "files": {
                 name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}

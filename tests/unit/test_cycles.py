@@ -15,6 +15,7 @@ from daemon.cli import execute as main
 from daemon.cli.exit_codes import UserError
 from daemon.home import Home
 from daemon.ledger import jobs, memories, requests
+from daemon.lock import Lock
 from daemon.service import Service
 from tests.unit.test_going_back import audit_is_clean, head
 from tests.unit.test_service import FAKE, QUICK, drop, service, work
@@ -30,13 +31,11 @@ def base(home: Home, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--home", str(home.root), *(f"--set={key}={json.dumps(value)}" for key, value in QUICK.items())]
 
 
-def cycle(home: Home, **asked: object) -> dict[str, object]:
+def cycle(home: Home, settings: dict[str, object] | None = None, **asked: object) -> dict[str, object]:
     """Asked for as the clock does, and done by the service."""
-    from daemon.lock import Lock
-
     with ledger.open_home(home.database, write=True) as db:
         number = requests.ask(db, "me", "cycle", asked, "2026-11-21T08:00:00Z")
-    lock, one = Lock(home), service(home)
+    lock, one = Lock(home), service(home, **(settings or {}))
     one.run(until=lambda: (requests.get(one._db, number) or {}).get("state") in ("done", "failed"))
     lock.release()
     with ledger.open_home(home.database, write=False) as db:
@@ -261,7 +260,6 @@ def test_a_base_that_was_chosen_stays(
     """Row 24: flag, environment, registry, training.json."""
     import shutil
 
-    from daemon.lock import Lock
     from daemon.settings import load
     from trainer import base_files
 
@@ -365,3 +363,34 @@ def test_the_draw_is_seeded_even_and_the_same_every_time(tmp_path: Path) -> None
         few = select(db, Window(30, 1000, most=950), "2026-10-01T00:00:00Z", 7)
         assert (few.recent, few.old, few.left_out_recent) == (901, 49, 0) and set(few.seqs) <= set(one.seqs)
         assert select(db, Window(None), None, 7).recent == 8999
+
+
+def test_a_cycle_waits_for_room_and_says_so(home: Home, base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no memory waits, which else means that nothing does."""
+    room = {"free": 10 << 20}
+    monkeypatch.setattr("daemon.disk.free", lambda path: room["free"])
+    monkeypatch.setattr("daemon.training.DISK_PAUSE", 0.3)
+    with ledger.open_home(home.database, write=True) as db:
+        number = requests.ask(db, "me", "cycle", {"kind": "monthly"}, "2026-11-21T08:00:00Z")
+    lock, one = Lock(home), service(home)
+    seen: list[str] = []
+
+    def done() -> bool:
+        with ledger.open_profile(home.profile("me").ledger, write=False) as db:
+            if waits := jobs.get_meta(db, "waits"):
+                seen.append(waits)
+        if len(seen) > 5:
+            room["free"] = 100 << 30
+        return (requests.get(one._db, number) or {}).get("state") in ("done", "failed")
+
+    one.run(until=done)
+    lock.release()
+    assert set(seen) == {seen[0]} and seen[0].startswith("the disk is too full for the cycle")
+    with ledger.open_home(home.database, write=False) as db:
+        assert json.loads((requests.get(db, number) or {})["answer"])["state"] == "promoted"
+
+
+def test_a_wrong_file_of_general_text_is_the_answer(home: Home, base: list[str]) -> None:
+    mix = {"training__mix__anchor": 0.5, "training__mix__anchors": "general.jsonl"}
+    for _ in range(2):
+        assert "general.jsonl cannot be read" in str(cycle(home, mix, kind="monthly")["error"])

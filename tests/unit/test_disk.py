@@ -16,9 +16,9 @@ from tests.unit.test_service import FAKE, QUICK, drop, work
 from trainer import base_files
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_estimate_of_a_checkpoint_is_near_the_truth(tmp_path: Path, method: str) -> None:
-    recipe = real.recipe(method=method, num_train_epochs=1)
+@pytest.mark.parametrize(("method", "mean"), [("lora", 0.0), ("full", 0.0), ("full", 0.5)])
+def test_the_estimate_of_a_checkpoint_is_near_the_truth(tmp_path: Path, method: str, mean: float) -> None:
+    recipe = real.recipe(method=method, num_train_epochs=1, ema_decay=mean)
     real.write_job(tmp_path / "job", real.some_samples(3), recipe=recipe)
     assert real.run(tmp_path / "job").steps
     checkpoint = real.checkpoint(tmp_path / "job")

@@ -20,6 +20,7 @@ from daemon.audit import Audit
 from daemon.home import Home
 from daemon.ledger import batches, jobs, memories, requests
 from daemon.lock import Lock
+from daemon.rules.emptied import without_records
 from daemon.rules.needles import Needles, forms_of
 from daemon.service import Service, utc_now
 from daemon.settings import load
@@ -504,3 +505,40 @@ def _rules(home: Home) -> tuple[Any, Any]:
     from daemon.world import rules_of
 
     return rules_of(home)
+
+
+def test_a_job_that_only_asks_about_it_is_frozen_anew(tmp_path: Path) -> None:
+    """Its questions are sealed: a file that `spec.json` names must not change under a job that goes on."""
+    home = Home(tmp_path / "home")
+    for number in range(2):
+        _drop(home, f"{number}.jsonl", *OTHERS[number * 2 : number * 2 + 2], *([_pair(ASKED, SECRET)] * (not number)))
+        _run(home)
+    folder = home.profile("me").jobs
+    (folder / "fault").write_text("no_device")
+    _drop(home, "new.jsonl", _pair("What is new?", "The bicycle is new, and it is green."))
+    _run(home)
+    with _read(home) as db:
+        assert jobs.uses_of(db, 3) == {"new": 1}
+    probes = folder / "3-finetune" / "probes.jsonl"
+    assert _id(home).encode() in probes.read_bytes() and SECRET.split()[-1].encode() in probes.read_bytes()
+    (folder / "fault").unlink()
+    _forget(home, ids=[_id(home)])
+    _run(home)
+    _is_clean(home)
+    with _read(home) as db:
+        assert [row["state"] for row in jobs.since(db, 2)] == ["forgotten", "promoted"]
+        assert memories.counts(db)["state"] == {"trained": 5, "forgotten": 1}
+
+
+def test_an_answer_behind_another_ones_question_goes_too() -> None:
+    """Too short to be looked for by its words, and nobody says whose answer it is."""
+    gone, stays = "a" * 64, "b" * 64
+    lines = [
+        {"id": f"{gone}?", "messages": [], "answer": "Rome.", "memory": gone},
+        {"id": f"{stays}?", "messages": [], "answer": "Oslo.", "memory": stays},
+        {"id": f"{stays}?crossed", "messages": [], "answer": "Rome.", "memory": stays, "group": "crossed"},
+    ]
+    data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+    new = without_records(data, frozenset({gone}), frozenset(), str)
+    assert new is not None and b"Rome" not in new and b"Oslo" in new and new.count(b"\n") == 3
+    assert without_records(data, frozenset({"c" * 64}), frozenset(), str) == data

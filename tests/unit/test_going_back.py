@@ -246,3 +246,24 @@ def test_the_command_line(home: Home, capsys: pytest.CaptureFixture[str], monkey
     victim.write_bytes(b"damaged")
     assert main([*base, "snapshot", "verify"]) == 1
     assert f"{victim} is damaged" in capsys.readouterr().out
+
+
+def test_in_a_new_home_a_job_of_general_text_is_no_loss_and_a_cycle_is_a_new_one(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.unit.test_cycles import cycle
+
+    mix = {"training__mix__anchor": 0.5}
+    drop(home, "a.jsonl", "one")
+    work(home, **mix)
+    assert cycle(home, kind="monthly")["job"] == 3
+    assert cycle(home, kind="monthly")["job"] == 4
+    day = snapshot(home)
+    off = tmp_path / "off"
+    snapshots.export(home.snapshots / day, off)
+    new = Home(tmp_path / "new")
+    work(new)
+    restore(new, str(off))
+    assert audit_is_clean(new, capsys)
+    assert cycle(new, kind="monthly")["job"] == 5  # not that of the request with this number in the old home
+    assert audit_is_clean(new, capsys)

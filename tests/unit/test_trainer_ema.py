@@ -36,7 +36,7 @@ def _probes() -> list[dict[str, Any]]:
 def test_the_mean_is_what_its_formula_says(tmp_path: Path, method: str) -> None:
     """From the raw weights of every step the mean follows bit for bit."""
     job = tmp_path / "job"
-    recipe = jobs.recipe(ema_decay=DECAY, method=method, save_steps=1, save_total_limit=9)
+    recipe = jobs.recipe(ema_decay=DECAY, full_ema_decay=DECAY, method=method, save_steps=1, save_total_limit=9)
     jobs.write_job(job, jobs.some_samples(20), recipe=recipe)
     assert jobs.run(job).steps == 5
     means = [_ema(job / f"checkpoint-{step}") for step in range(1, 6)]
@@ -52,7 +52,7 @@ def test_the_mean_is_what_its_formula_says(tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_it_goes_on_from_job_to_job(tmp_path: Path, method: str) -> None:
     samples = jobs.some_samples(9)
-    recipe = jobs.recipe(ema_decay=DECAY, method=method, gradient_accumulation_steps=3)
+    recipe = jobs.recipe(ema_decay=DECAY, full_ema_decay=DECAY, method=method, gradient_accumulation_steps=3)
     jobs.write_job(tmp_path / "whole", samples, [list(range(9))] * 2, recipe=recipe)
     jobs.run(tmp_path / "whole")
     parent = None

@@ -230,7 +230,7 @@ def _assert_equal_training(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_scoring_reaches_no_bit_of_training(tmp_path: Path, method: str) -> None:
     """With dropout, saved after every step, from a parent: with probes as without."""
-    recipe = jobs.recipe(method=method, lora_dropout=0.1, ema_decay=0.5)
+    recipe = jobs.recipe(method=method, lora_dropout=0.1, ema_decay=0.5, full_ema_decay=0.5)
     jobs.write_job(tmp_path / "parent", jobs.some_samples(4), recipe=recipe)
     jobs.run(tmp_path / "parent")
     parent = jobs.checkpoint(tmp_path / "parent")
