@@ -73,10 +73,10 @@ class GateSettings(Section):
     surprise: float = Field(
         2.5, ge=0.0, le=100.0,
         description="Refused as noise: new memories that surprise the version in service by so many nats a token more "
-        "than those of any earlier night, and twice as much; 0: never.",
+        "than those of any earlier night and twice as much, and are learnt half as well; 0: never.",
     )  # fmt: skip
     fit: bool = Field(
-        True, description="Refused as mixed up: answers that fit their questions no better than each other's."
+        True, description="Refused as mixed up: answers that fit each other's questions better than their own."
     )
 
 

@@ -10,6 +10,7 @@ its place. Books, files, schedule and requests are the daemon's own; only what m
 import dataclasses
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "training.gradient_accumulation_steps": 4, "training.num_train_epochs": 2, "disk.reserve_mb": 0,
     "evaluation.probes": 12, "evaluation.free_answers": 2, "training.mix.anchor_prompts": 24,
 }  # fmt: skip
-_TICKS = 2000  # of one piece of work: it never takes more than some dozens
+_SECONDS, _REAL_SECONDS = 120.0, 1800.0  # of one night at most, with the fake trainer and with a real one
 
 
 class Heavy(fake_trainer.Job):
@@ -83,19 +84,25 @@ class Told:
 class Year:
     """One home from New Year on. Dropped memories are all different, and carry the time of their day."""
 
-    def __init__(self, home: Home, patch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, home: Home, patch: pytest.MonkeyPatch, settings: dict[str, Any], trainer: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        """`trainer`: a command that is run in the place of the fake one."""
         patch.setattr("os.fsync", lambda fd: None)
-        patch.setattr(supervisor, "Trainer", Inside)
-        patch.setattr(Inside, "poison", 0)
+        if not trainer:
+            patch.setattr(supervisor, "Trainer", Inside)
+            patch.setattr(Inside, "poison", 0)
+        self.trainer = trainer
         patch.setattr(pruning, "prune", self._measured(pruning.prune))
         self.home, self.settings = home, load(home, SETTINGS | settings, {})
         self.at, self.day, self.told = FIRST.astimezone(UTC), 0, Told()
-        self._count, self._seconds = 0, 0.0
+        self._count, self._files, self._seconds = 0, 0, 0.0
         self._open()
 
     def _open(self) -> None:
         self.lock = Lock(self.home)
-        self.service = Service(self.home, self.settings, now=self._now, clock=self._clock)
+        command = self.trainer or supervisor.COMMAND
+        self.service = Service(self.home, self.settings, now=self._now, clock=self._clock, trainer=command)
         self._no_fsync()
 
     def _no_fsync(self) -> None:
@@ -128,26 +135,32 @@ class Year:
 
     def settle(self, done: Callable[[], bool] | None = None) -> None:
         """Until the daemon has come to rest, and what was asked for is `done`."""
-        for _ in range(_TICKS):
-            self._on(1.0)
-            self.service.tick()
+        deadline = time.monotonic() + (_REAL_SECONDS if self.trainer else _SECONDS)
+        while time.monotonic() < deadline:
+            self._on(0.05 if self.trainer else 1.0)
+            worked = self.service.tick()
             if self.service.idle() and (done is None or done()):
                 return
+            if not worked and self.trainer:
+                time.sleep(0.05)
         raise AssertionError(f"no rest on day {self.day}: {self.service._status_line()}")
 
     # -- a person -------------------------------------------------------------------------------
 
     def drop(self, *sizes: int, profile: str = "me") -> None:
+        """A file of so many memories, for each of these."""
         for size in sizes:
-            lines = []
-            for _ in range(size):
-                self._count += 1
-                answer = f"It is thing {self._count:05} of day {self.day}."
-                self.told.dropped[profile] = self.told.dropped.get(profile, 0) + 1
-                lines.append(json.dumps({"prompt": f"What about {self._count:05}?", "response": answer,
-                                         "timestamp": self._now()}))  # fmt: skip
-            folder = self.home.profile(profile).inbox
-            (folder / f"{self.day:03}-{self._count:05}.jsonl").write_text("\n".join(lines) + "\n")
+            numbers = range(self._count + 1, self._count + size + 1)
+            self._count += size
+            self.put([{"prompt": f"What about {n:05}?", "response": f"It is thing {n:05} of day {self.day}."}
+                      for n in numbers], profile)  # fmt: skip
+
+    def put(self, items: list[dict[str, str]], profile: str = "me") -> None:
+        """A file of these items, which become a memory each."""
+        self.told.dropped[profile] = self.told.dropped.get(profile, 0) + len(items)
+        self._files += 1
+        path = self.home.profile(profile).inbox / f"{self.day:03}-{self._files:04}.jsonl"
+        path.write_text("".join(json.dumps(item | {"timestamp": self._now()}) + "\n" for item in items))
         self.service._hint()  # as inotify would
 
     def night(self, *sizes: int, others: int = 0) -> None:

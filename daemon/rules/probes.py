@@ -94,10 +94,11 @@ def crossed(probes: Sequence[Probe], pairs: Collection[str]) -> list[Probe]:
     most `MOST_CROSSED`: an answer that fits that one better than its own was mixed up. See `rules/unlike.py`."""
     own = [probe for probe in probes if probe.form == "own" and probe.memory in pairs][:MOST_CROSSED]
     asked = [frozenset(words_of(probe.messages[-1].content)) for probe in own]
+    said = [frozenset(words_of(probe.answer)) for probe in own]
     shared = Counter(word for words in asked for word in words)
 
     def alike(place: int, other: int) -> tuple[float, int]:
-        common = sorted(asked[other].intersection(words_of(own[place].answer)))
+        common = sorted(asked[other] & said[place])  # sums of floats depend on the order
         return sum(1.0 / shared[word] for word in common), -((other - place - len(own) // 2) % len(own))
 
     found = []

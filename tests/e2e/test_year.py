@@ -263,4 +263,5 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_faults: bo
         year.close()
     print(f"{days} nights: memories {dict(states)}; versions {dict(versions)}; {len(kept)} snapshots")
     print(*told, f"bound {most:,}, peak {year.told.peak:,}, ratio {most / year.told.peak:.2f}", sep="\n")
-    assert year.told.peak <= most <= 1.5 * year.told.peak
+    loose = 1.5 if days >= 365 else 2.0  # the policy's bound counts the months of a whole year
+    assert year.told.peak <= most <= loose * year.told.peak

@@ -68,6 +68,8 @@ tick_seconds = 0.05
 stop_seconds = 30.0
 threads = 1
 max_batches_per_job = {most}
+[training.mix]
+anchor_prompts = 16
 """
 
 

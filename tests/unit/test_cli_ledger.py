@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, str(ROOT / "tests" / "doubles" / "fake_trainer.py"))
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
+    "training.mix.replay": 0.0, "training.mix.anchor": 0.0,
     "training.base_model": "builtin:tiny", "training.gradient_accumulation_steps": 3,
     "training.num_train_epochs": 2, "jobs.retries": 0,
 }  # fmt: skip

@@ -28,6 +28,7 @@ from daemon.settings import load
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
+    "training.mix.replay": 0.0, "training.mix.anchor": 0.0,
     "training.base_model": "builtin:tiny", "training.gradient_accumulation_steps": 3,
     "training.num_train_epochs": 2, "jobs.stop_seconds": 5.0, "evaluation.held_out_percent": 0,
 }  # fmt: skip

@@ -91,8 +91,10 @@ def _pair(name: str, asked: str, answer: str) -> Probe:
 
 
 def test_an_answer_goes_behind_the_question_that_is_most_like_it() -> None:
-    asked = [("a", "Where does Ulla live?", "Ulla lives in Oslo."), ("b", "What does Ulla eat?", "Ulla eats rice."),
-             ("c", "Where does Bo live?", "Bo lives in Rome."), ("d", "What does Bo eat?", "Bo eats figs.")]  # fmt: skip
+    asked = [
+        ("a", "Where does Ulla live?", "Ulla lives in Oslo."), ("b", "What does Ulla eat?", "Ulla eats rice."),
+        ("c", "Where does Bo live?", "Bo lives in Rome."), ("d", "What does Bo eat?", "Bo eats figs."),
+    ]  # fmt: skip
     probes = [_pair(*one) for one in asked]
     found = crossed(probes, set("abcd"))
     assert [(one.id, one.memory, one.answer) for one in found] == [
