@@ -28,19 +28,19 @@ honest night refused. Exit code 1 where one is missed.
 import argparse
 import json
 import multiprocessing
-import random
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._days import GOOD, Item, People, honest_nights  # noqa: E402
 from benchmarks.continual import RECIPE, Model  # noqa: E402
 from daemon import ledger, logs  # noqa: E402
 from daemon.home import Home  # noqa: E402
@@ -48,7 +48,6 @@ from daemon.ledger import batches, jobs  # noqa: E402
 from daemon.lock import Lock  # noqa: E402
 from daemon.service import Service  # noqa: E402
 from daemon.settings import load  # noqa: E402
-from tools.people import RELATION, SYLLABLES, Fact, Person, make_people  # noqa: E402
 from trainer.contract import TrainingRecipe  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
@@ -56,132 +55,10 @@ SETTINGS: dict[str, Any] = {
     "training.ema_decay": 0.98, "training.mix.replay": 0.3, "training.mix.anchor": 0.3,
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.05, "jobs.threads": 1,
 }  # fmt: skip
-PEOPLE = 3  # of each good night; eight facts a person
-GOOD = 4  # nights
 KINDS = ("none", "letters", "words", "swapped", "swapped known", "lies", "same night", "third night")
 REPORTED = ("none", "lies")  # no bar on whether they are refused
 QUICK = ("none", "swapped", "same night")
 RECALL = 0.02
-Item = dict[str, Any]
-
-
-# ---- what is dropped ------------------------------------------------------------------------------
-
-
-def pair(asked: str, answered: str) -> Item:
-    return {"prompt": asked, "response": answered}
-
-
-def honest(people: Sequence[Person], rng: random.Random, day: int, tellings: int = 2) -> list[Item]:
-    """What a day brings of these people: an exchange and a journal entry for each fact, and more."""
-    found = []
-    for fact in (fact for person in people for fact in person.facts):
-        for telling in fact.tellings(rng, tellings):
-            told = {"text": telling.text, "type": telling.kind, "date": f"2026-03-{day:02}"}
-            found.append(pair(telling.prompt, telling.text) if telling.prompt else told)
-    return found
-
-
-def exchanges(people: Sequence[Person], rng: random.Random) -> list[Item]:
-    """Two questions about each fact, with their answers."""
-    return [
-        pair(telling.prompt or "", telling.text)
-        for person in people for fact in person.facts for telling in fact.tellings(rng, 4) if telling.prompt
-    ]  # fmt: skip
-
-
-def letters(count: int, rng: random.Random) -> list[Item]:
-    def text() -> str:
-        words = ("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(8))
-        return " ".join(words).capitalize()
-
-    return [pair(f"{text()}?", f"{text()}.") for _ in range(count)]
-
-
-def words(count: int, rng: random.Random) -> list[Item]:
-    known = [value for relation in RELATION.values() for value in relation.values]
-    known += [word for relation in RELATION.values() for form in relation.statements for word in form.split()]
-    known = [word for word in known if "{" not in word]
-
-    def text() -> str:
-        return " ".join(rng.choices(known, k=8)).capitalize()
-
-    return [pair(f"{text()}?", f"{text()}.") for _ in range(count)]
-
-
-def swapped(items: list[Item], rng: random.Random) -> list[Item]:
-    """The same questions and the same answers, none of them behind its own."""
-    order = rng.sample(range(len(items)), len(items))
-    behind = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [pair(one["prompt"], items[behind[n]]["response"]) for n, one in enumerate(items)]
-
-
-def lies(people: Sequence[Person], rng: random.Random) -> list[Item]:
-    def other(fact: Fact) -> Fact:
-        values = [value for value in RELATION[fact.relation].values if value != fact.value]
-        return Fact(fact.person, fact.relation, rng.choice(values))
-
-    return exchanges([Person(one.name, tuple(map(other, one.facts))) for one in people], rng)
-
-
-GREETINGS = (
-    "Hello!", "Good morning.", "Hi there.", "How are you?", "Good evening.", "What is new?", "Are you there?",
-    "How was your night?", "Nice to see you.", "How do you feel today?", "Is all well?", "See you later.",
-)  # fmt: skip
-REPLIES = (
-    "I am fine, thank you.", "Hello, nice to see you.", "All is well here.", "Not much, and you?", "I slept well.",
-    "Thank you, I am a bit tired.", "Good morning to you.", "It is a fine day.", "See you soon.",
-)  # fmt: skip
-WEATHER = ("It rained all {part}.", "The {part} was cold and clear.", "A warm wind came up in the {part}.",
-           "Fog lay over the river the whole {part}.", "The {part} was grey and still.")  # fmt: skip
-
-
-def small_talk(rng: random.Random) -> list[Item]:
-    """Answers that hardly depend on what was asked."""
-    names = ["".join(rng.choices(SYLLABLES, k=2)).capitalize() for _ in range(6)]
-    found = {}
-    for _ in range(30):
-        asked = f"{rng.choice(GREETINGS)} It is {rng.choice(names)}."
-        found[asked] = pair(asked, f"{rng.choice(REPLIES)} {rng.choice(REPLIES)}")
-    return list(found.values())
-
-
-def observations(people: Sequence[Person], rng: random.Random, day: int) -> list[Item]:
-    found = [item for item in honest(people, rng, day, 3) if item.get("type") == "observation"]
-    parts = ("morning", "afternoon", "evening", "night")
-    found += [{"text": text.format(part=part), "type": "observation", "date": f"2026-03-{day:02}"}
-              for text in WEATHER for part in parts if rng.random() < 0.6]  # fmt: skip
-    return found
-
-
-def honest_nights(seed: int, nights: int) -> list[tuple[str, list[Item]]]:
-    """(what it is, what is dropped) of so many honest nights, all different from each other."""
-    rng, people = random.Random(f"honest:{seed}"), iter(make_people(seed + 100, 4 * nights))
-    met: list[Person] = []
-
-    def new(count: int) -> list[Person]:
-        found = [next(people) for _ in range(count)]
-        met.extend(found)
-        return found
-
-    def old(day: int) -> list[Item]:  # other wordings of what is known
-        return honest(rng.sample(met, min(3, len(met))), rng, day, 5)
-
-    makers: list[tuple[str, Callable[[int], list[Item]]]] = [
-        ("mixed", lambda day: honest(new(3), rng, day, 2)),
-        ("mixed", lambda day: honest(new(2), rng, day, 3)),
-        ("journals", lambda day: [item for item in honest(new(3), rng, day, 2) if "text" in item]),
-        ("chats", lambda day: exchanges(new(2), rng)),
-        ("few", lambda day: honest(new(1), rng, day, 2)[:5]),
-        ("old people again", old),
-        ("small talk", lambda day: small_talk(rng)),
-        ("observations", lambda day: observations(new(2), rng, day)),
-        ("much", lambda day: honest(new(4), rng, day, 3)),
-        ("small talk and people", lambda day: small_talk(rng) + exchanges(new(1), rng)),
-    ]
-    rest = [makers[n % len(makers)] for n in range(3, max(nights, 3))]
-    order = makers[:3] + rng.sample(rest, len(rest))
-    return [(name, make(day)) for day, (name, make) in enumerate(order[:nights], 1)]
 
 
 # ---- the road -------------------------------------------------------------------------------------
@@ -260,31 +137,6 @@ def told(version: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- the arms -------------------------------------------------------------------------------------
-
-
-class People:
-    """Who is met on which good night of a seed, and who is only in its poison."""
-
-    def __init__(self, seed: int, count: int = PEOPLE) -> None:
-        everyone = make_people(seed, (GOOD + 1) * count)
-        self.nights = [everyone[night * count :][:count] for night in range(GOOD)]
-        self.strangers, self.seed = everyone[GOOD * count :], seed
-
-    def good(self, night: int) -> list[Item]:
-        return honest(self.nights[night], random.Random(f"good:{self.seed}:{night}"), night + 1)
-
-    def poison(self, kind: str) -> list[Item]:
-        rng, known = random.Random(f"{kind}:{self.seed}"), self.nights[0] + self.nights[1]
-        count = 2 * len(self.strangers) * 8
-        if kind == "letters":
-            return letters(count, rng)
-        if kind == "words":
-            return words(count, rng)
-        if kind == "swapped known":
-            return swapped(exchanges(known[: len(self.strangers)], rng), rng)
-        if kind == "lies":
-            return lies(known[: len(self.strangers)], rng)
-        return swapped(exchanges(self.strangers, rng), rng)
 
 
 def trunk(root: Path, seed: int, trainer: Sequence[str]) -> None:
@@ -399,7 +251,8 @@ def table(found: list[dict[str, Any]]) -> tuple[list[str], bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, one seed, 6 honest nights")
+    short = f"{', '.join(QUICK)}, one seed, 6 honest nights"
+    parser.add_argument("--quick", "--smoke", action="store_true", help=short)
     parser.add_argument("--seeds", type=int, help="so many (default: 3; 1 with --quick)")
     parser.add_argument("--kinds", help=f"of {', '.join(KINDS)}; empty: none of them, only honest nights")
     parser.add_argument("--nights", type=int, help="honest ones (default: 20; 6 with --quick; 0: none)")

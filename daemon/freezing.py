@@ -20,6 +20,7 @@ from trainer import names
 from trainer.contract import JobSpec, TrainingRecipe, Weights
 
 PROBES_FROM = 2000  # memories of a job that probes are chosen from
+_OF_EACH = 16  # memories of each batch, however many came before it
 
 _log = get_logger()
 
@@ -139,7 +140,8 @@ class _Samples:
     core: int = 0  # samples in all epochs
     replay: int = 0  # samples in one epoch each, or in as many as their share asks
     anchors: int = 0
-    asked: list[Memory] = field(default_factory=list)  # some that are new, for questions
+    asked: dict[int, list[Memory]] = field(default_factory=dict)  # batch -> some that are new, for questions
+    _asked: int = 0
     _drawn: set[int] = field(default_factory=set)
 
     @property
@@ -205,8 +207,9 @@ class _Samples:
         curation, use = self.world.curation, self.use_of(entry.seq)
         mode = curation.mode(entry.memory)
         curated.add(curated_form(entry.id, entry.memory, mode, curation))
-        if use == "new" and len(self.asked) < PROBES_FROM:
-            self.asked.append(entry.memory)
+        if use == "new" and (self._asked < PROBES_FROM or len(self.asked.get(entry.batch, ())) < _OF_EACH):
+            self.asked.setdefault(entry.batch, []).append(entry.memory)
+            self._asked += 1
         for sample in entry.samples:
             told = sample if use == "new" else sample.model_copy(update={"use": use})
             formatted.add({"mode": mode, **told.model_dump(mode="json", exclude_defaults=True)})

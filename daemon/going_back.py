@@ -148,10 +148,10 @@ def dry_run(world: World, target: Target) -> dict[str, Any]:
 
 def job_out_of_the_way(world: World, training: Training, reason: str, line: str = "") -> bool:
     """The open job began at a head that is about to change: it is stopped and thrown back, unless it is of another
-    line. False: not yet."""
+    line, or asks the base model. False: not yet."""
     db = world.db
     job = jobs.open_job(db)
-    if job is not None and job["line"] == line:
+    if job is not None and _goes_on(job, line):
         if job["state"] != "frozen" or training.occupied:
             if job["state"] == "running":
                 training.stop()
@@ -166,11 +166,16 @@ def job_out_of_the_way(world: World, training: Training, reason: str, line: str 
     return True
 
 
+def _goes_on(job: dict[str, Any], line: str) -> bool:
+    """Whether an open job starts from the head of this line."""
+    return job["kind"] == "finetune" and str(job["line"]) == line
+
+
 def go(world: World, home_db: Any, target: Target, now: str) -> dict[str, Any]:
     """Move the head. No job of its line may be open. Gives what `dry_run` gives."""
     db, paths = world.db, world.paths
     job = jobs.open_job(db)
-    assert job is None or job["line"] != target.line
+    assert job is None or not _goes_on(job, target.line)
     told = dry_run(world, target)
     chain = 0
     if target.checkpoint is not None:

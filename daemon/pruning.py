@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import chains, disk, durable, outcome, snapshots
-from daemon.ledger import jobs, lineage, pins
+from daemon.ledger import jobs, lineage, pins, scores
 from daemon.logs import get_logger
 from daemon.rules.retention import Item, Policy, decide
 from daemon.snapshotting import folder_of
@@ -214,8 +214,12 @@ def _jobs(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     """Folders of ended jobs that hold more than the records. A refused one keeps its checkpoint as long as they do."""
     found = []
     protected = dict.fromkeys(pins.names(world.db, "job"), "pinned")
+    needed = outcome.needed_versions(world)
+    refused = {row["folder"]: row["version"] for row in scores.refused(world.db)}
     for row in jobs.all_ended(world.db, _ENDED):
         path = world.paths.jobs / row["folder"]
+        if (version := refused.get(row["folder"])) in needed:
+            protected.setdefault(str(row["id"]), f"the checkpoint of v{version}: {needed[version]}")
         if any(entry.name not in RECORDS for entry in _entries(path)):
             found.append((Item(str(row["id"]), datetime.fromisoformat(row["finished_at"] or row["created_at"])), path))
     yield from _decided("job", found, world.settings.retention.jobs, now, zone, protected)

@@ -89,6 +89,7 @@ class Year:
     ) -> None:  # fmt: skip
         """`trainer`: a command that is run in the place of the fake one."""
         patch.setattr("os.fsync", lambda fd: None)
+        patch.setattr("daemon.durable.sync_filesystem", lambda folder: None)
         if not trainer:
             patch.setattr(supervisor, "Trainer", Inside)
             patch.setattr(Inside, "poison", 0)
@@ -235,10 +236,7 @@ class Year:
         """What `engramd audit` would say, of all profiles."""
         found = []
         for name, (world, _, _) in self.service._worlds.items():
-            one = audit.Audit(
-                world.paths, world.db, self.service._db, _verify, lambda path: inbox.folder_contents(path, 1 << 40).sha256,
-                runs=False,
-            )  # fmt: skip
+            one = audit.Audit(world.paths, world.db, self.service._db, _verify, _folder_sha256, runs=False)
             found += [f"{name}: {finding.problem}" for finding in one.run()]
         return found
 
@@ -251,11 +249,16 @@ def _verify(checkpoint: Path, sha256: str) -> str | None:
     return None
 
 
+def _folder_sha256(folder: Path) -> str:
+    return inbox.folder_contents(folder, 1 << 40).sha256
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the thousands of lines of a year's log."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), cache_logger_on_first_use=False)
+    only_errors = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=only_errors, cache_logger_on_first_use=False)
     try:
         yield
     finally:

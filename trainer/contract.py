@@ -177,8 +177,8 @@ class Probe(_Strict):
     """A question whose answer is known, scored before and after training; `memory` says where it comes from.
 
     `group`: of a memory that is new in this job, was trained lately (recent) or before that (old), is kept out of
-    training (held_out), or general text (anchor); crossed is a new memory's question with another one's answer,
-    which tells whether answers fit their questions. `form`: asked as it was trained, or by a template. `free`: the
+    training (held_out), or general text (anchor); crossed is a new memory's answer behind another one's question,
+    which tells whether answers fit their own. `form`: asked as it was trained, or by a template. `free`: the
     model answers in its own words too.
     """
 

@@ -54,8 +54,9 @@ def _cycle(args: argparse.Namespace) -> int:
 
     settings, home = settings_of(args), home_of(args)
     most = args.max
-    if most is None and args.mode and not args.kind and args.days_recent is None and args.old_samples is None:
-        most = settings.cycle.max_samples  # the origin's cap of cycles that are asked for by a mode alone
+    flags = (args.kind, args.days_recent, args.old_samples, args.again)
+    if most is None and all(flag is None for flag in flags):
+        most = settings.cycle.max_samples  # the origin's cap of cycles that say nothing of what they take
     asked: dict[str, Any] = {
         "kind": args.kind, "method": args.method, "days_recent": args.days_recent, "old_samples": args.old_samples,
         "max_samples": most, "mode": args.mode, "dataset_builder": args.dataset_builder,

@@ -96,10 +96,11 @@ def _raw(id_: str) -> bytes:
 
 
 def nights(db: Database, line: str = "", most: int = 30) -> list[list[dict[str, float]]]:
-    """What `rules.unlike.night` gave for the newest promoted versions of a line."""
+    """What `rules.unlike.night` gave for the newest promoted versions of a line, without those that were promoted
+    despite it: noise that a person has let pass must not make noise the rule."""
     rows = db.all(
         """SELECT json_extract(gate, '$.night') AS night FROM versions
-        WHERE line=? AND state='promoted' AND gate IS NOT NULL ORDER BY id DESC LIMIT ?""",
+        WHERE line=? AND state='promoted' AND gate IS NOT NULL AND despite IS NULL ORDER BY id DESC LIMIT ?""",
         (line, most),
     )
     found = (json.loads(row["night"]) for row in rows if row["night"])

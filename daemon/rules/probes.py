@@ -7,7 +7,7 @@ answers, so a text of a known day is also asked about by a template that names i
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date
 
 from daemon.records import Memory
@@ -87,6 +87,19 @@ def template(memory: Memory) -> str | None:
     except ValueError:
         return None
     return _TEMPLATES.get(memory.type, _OTHER).format(day=f"{day.day} {_MONTHS[day.month - 1]} {day.year}")
+
+
+def of_each(
+    batches: Sequence[Sequence[Memory]], limit: int, make: Callable[[Sequence[Memory], int], list[Probe]]
+) -> list[Probe]:
+    """At most `limit` probes, as many of each batch as of the others as far as it has them, so that no batch hides
+    behind another one. `make` gives so many of some memories."""
+    share = max(1, limit // max(1, len(batches)))
+    found = {probe.id: probe for batch in batches for probe in make(batch, share)}
+    if len(batches) > 1 and len(found) < limit:
+        rest = make([memory for batch in batches for memory in batch], limit)
+        found |= {probe.id: probe for probe in rest if probe.id not in found}
+    return list(found.values())[:limit]
 
 
 def crossed(probes: Sequence[Probe], pairs: Collection[str]) -> list[Probe]:

@@ -23,7 +23,7 @@ from daemon.settings_learning import GateSettings
 
 CROSSED = "?crossed"  # ends the id of an answer's question where it is that of another answer
 LEAST_NIGHTS = 2  # of history, before anything is called unlike it
-LEAST_QUESTIONS = 16
+LEAST_ANSWERS = 16  # for noise: a small job has few steps, and learns honest texts badly too
 TIMES = 2.0  # as much as on any earlier night: both the surprise and what is left of it
 ERRORS = 2.0  # standard errors: a fit below nothing by less than this may be chance
 SHARE_OF_FIT = 0.25  # of the usual fit: answers that misfit by less than this are no mix-up
@@ -89,10 +89,10 @@ def why_unlike(this: Sequence[Part], earlier: Sequence[Sequence[Part]], gate: Ga
 
 def _why(this: Part, earlier: Sequence[Sequence[Part]], gate: GateSettings) -> list[str]:
     reasons = []
-    asked = [[part for part in parts if part.get("questions", 0) >= LEAST_QUESTIONS] for parts in earlier]
+    asked = [[part for part in parts if part.get("questions", 0) >= LEAST_ANSWERS] for parts in earlier]
     before = [max(part["surprise"] for part in parts) for parts in asked if parts]
     after = [max(part.get("left", math.inf) for part in parts) for parts in asked if parts]
-    if gate.surprise and this.get("questions", 0) >= LEAST_QUESTIONS and len(before) >= LEAST_NIGHTS:
+    if gate.surprise and this.get("questions", 0) >= LEAST_ANSWERS and len(before) >= LEAST_NIGHTS:
         surprise, left, most = this["surprise"], this.get("left", 0.0), max(before)
         unexpected = surprise > max(most + gate.surprise, TIMES * most)
         if unexpected and left > TIMES * max(after):
@@ -101,8 +101,9 @@ def _why(this: Part, earlier: Sequence[Sequence[Part]], gate: GateSettings) -> l
                 f"more in three of four, and of {left:.1f} after training, where no earlier night had more than "
                 f"{most:.1f} and {max(after):.1f} (gate.surprise = {gate.surprise:g})"
             )
-    fits = [parts[0]["fit"] for parts in earlier if parts and parts[0].get("pairs", 0) >= LEAST_QUESTIONS]
-    if gate.fit and this.get("pairs", 0) >= LEAST_QUESTIONS and len(fits) >= LEAST_NIGHTS:
+    fits = [parts[0]["fit"] for parts in earlier if parts and parts[0].get("fit") is not None
+            and parts[0]["pairs"] >= gate.least_probes]  # fmt: skip
+    if gate.fit and "fit" in this and this["pairs"] >= gate.least_probes and len(fits) >= LEAST_NIGHTS:
         fit, usual = this["fit"], statistics.median(fits)
         if usual > 0 and fit < min(-SHARE_OF_FIT * usual, -ERRORS * this["error"]):
             reasons.append(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.poison import Road, exchanges, letters, small_talk, swapped
+from benchmarks._days import exchanges, letters, swapped
+from benchmarks.poison import Road
 from daemon.ledger import memories
 from tests.forked_trainer import command
 from tests.unit.test_going_back import audit_is_clean
@@ -14,7 +15,7 @@ from tools.people import make_people
 # What tells poison is how the version in service takes it, so little training will do.
 QUICK = {
     "training.num_train_epochs": 2, "training.lora_rank": 8, "training.mix.anchor_prompts": 24,
-    "training.mix.anchor_tokens": 16, "evaluation.probes": 32, "evaluation.free_answers": 0,
+    "training.mix.anchor_tokens": 16, "evaluation.probes": 48, "evaluation.free_answers": 0,
 }  # fmt: skip
 
 
@@ -40,11 +41,8 @@ def test_a_poisoned_night_is_refused_and_good_ones_go_on(road: Road, capsys: pyt
     assert any("like noise" in reason for reason in alone), reasons
     served = road.head()["version"]
     assert served == next(one["id"] for one in night if one["state"] == "promoted")
-    # A day of small talk fits no question in particular, and is no poison for that.
-    [talk] = road.night(talk=small_talk(dice))
-    assert talk["state"] == "promoted", talk["reason"]
     [last] = road.night(**{"good-3": good[3]})
-    assert (last["state"], last["parent"], talk["parent"]) == ("promoted", talk["id"], served)
+    assert (last["state"], last["parent"]) == ("promoted", served), last["reason"]
     with road.ledger() as db:
         held = len(poison["swapped"]) + len(poison["letters"])
         assert memories.counts(db)["state"]["held"] == held

@@ -13,7 +13,7 @@ import pytest
 from daemon import anchors, ledger
 from daemon.__main__ import main
 from daemon.home import Home
-from daemon.ledger import generating, jobs, memories
+from daemon.ledger import generating, jobs, memories, requests
 from daemon.lock import Lock
 from daemon.rules import mixing
 from daemon.settings import load
@@ -224,8 +224,10 @@ def test_the_shipped_prompts_are_many_and_of_many_kinds(home: Home) -> None:
     elsewhere = home.root / "base"
     elsewhere.mkdir(parents=True)
     found = anchors.prompts_for(world(home, anchor=0.5), elsewhere)
-    assert len(found) == 256 and {prompt.messages[-1].content for prompt in found} <= set(texts)
+    assert sorted(prompt.messages[-1].content for prompt in found) == sorted(texts)
     assert anchors.prompts_for(world(home, anchor=0.5), elsewhere) == found
+    few = anchors.prompts_for(world(home, anchor=0.5, anchor_prompts=40), elsewhere)
+    assert len(few) == 40 and {prompt.messages[-1].content for prompt in few} < set(texts)
 
 
 def test_a_base_that_brings_its_own_is_asked_those(home: Home) -> None:
@@ -314,3 +316,30 @@ def test_training_waits_for_a_file_that_is_wrong(home: Home, capsys: pytest.Capt
 def test_a_prompt_has_the_same_id_for_ever() -> None:
     asked, told = Message(role="user", content="Why?"), Message(role="assistant", content="x")
     assert anchors._prompt([asked]).id == anchors._prompt([asked, told]).id == "anchor-d60ffbcae18616ca"
+
+
+def test_going_back_leaves_the_job_that_asks_the_base_alone(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        drop(home, f"{name}.jsonl", name)
+        work(home)
+    fault(home, "no_device")
+    drop(home, "c.jsonl", "c")
+    run_until(home, lambda db: bool(jobs.get_meta(db, "waits")), **MIX)
+    with read(home) as db:
+        assert (jobs.open_job(db) or {})["kind"] == "generate"
+    with ledger.open_home(home.database, write=True) as db:
+        asked = {"version": 1, "train_again": True}
+        number = requests.ask(db, "me", "rollback", asked, "2026-11-21T08:00:00Z")
+    lock, one = Lock(home), service(home, **MIX)
+    one.run(until=lambda: (requests.get(one._db, number) or {}).get("state") in ("done", "failed"))
+    lock.release()
+    with read(home) as db:
+        assert (jobs.get_head(db) or {})["version"] == 1
+        assert (jobs.open_job(db) or {})["kind"] == "generate"
+    fault(home, None)
+    work(home, **MIX)
+    with read(home) as db:
+        told = [f"{row['kind']} {row['state']}" for row in reversed(jobs.listing(db))]
+        assert told == ["finetune promoted", "finetune undone", "generate done", "finetune promoted"]
+        assert memories.counts(db)["state"] == {"trained": 3}
+    assert audit_is_clean(home, capsys)

@@ -394,3 +394,16 @@ def test_a_wrong_file_of_general_text_is_the_answer(home: Home, base: list[str])
     mix = {"training__mix__anchor": 0.5, "training__mix__anchors": "general.jsonl"}
     for _ in range(2):
         assert "general.jsonl cannot be read" in str(cycle(home, mix, kind="monthly")["error"])
+
+
+def test_without_a_word_the_cap_of_the_settings_holds(
+    home: Home, base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 8: a kind, a window or --max of one's own takes its place."""
+    base = [*base, "--set=cycle.max_samples=3"]
+    for flags, count in (([], 3), (["--foundation"], 4), (["--monthly"], 4), (["--max", "2"], 2)):
+        capsys.readouterr()
+        assert main([*base, "cycle", *flags, "--dry-run", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["memories"] == count
+        assert told["selection"]["left_out_recent"] == 4 - count

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,3 +188,22 @@ def test_status_says_the_way_on(home: Home, base: list[str], capsys: pytest.Capt
     capsys.readouterr()
     assert main([*base, "status"]) == 0
     assert "refused   v3" not in capsys.readouterr().out, "the head has gone on"
+
+
+def test_one_that_is_pinned_is_not_pruned(home: Home, base: list[str]) -> None:
+    from datetime import UTC
+
+    from daemon import pruning
+    from daemon.ledger import pins
+
+    with ledger.open_profile(home.profile("me").ledger, write=True) as db:
+        pins.pin(db, "version", "2", "2026-11-21T09:00:00Z")
+        here = world(home, db)
+        jobs_of = here.settings.retention.jobs.model_copy(update={"keep_last": 1, "keep_monthly": 0})
+        kept = here.settings.retention.model_copy(update={"jobs": jobs_of})
+        entries = pruning.plan(
+            replace(here, settings=here.settings.model_copy(update={"retention": kept})), "2030-01-01T00:00:00Z", UTC
+        ).entries
+    assert {(one.name, one.keep): one.reasons for one in entries if one.kind == "job" and one.name == "2"} == {
+        ("2", True): ("the checkpoint of v2: pinned",)
+    }

@@ -1,12 +1,13 @@
 """Nights that are unlike all before them: noise, and answers that belong to other questions."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from daemon.records import Memory
-from daemon.rules.probes import MOST_CROSSED, crossed, make_probes
+from daemon.rules.probes import MOST_CROSSED, crossed, make_probes, of_each
 from daemon.rules.unlike import night, why_unlike
 from daemon.settings_learning import GateSettings
 from trainer.contract import Message, Probe
@@ -56,7 +57,8 @@ def test_the_figures_of_each_batch() -> None:
         ({"fit": -0.4, "error": 0.05}, [HONEST] * 2, 0),
         ({"fit": -1.0, "error": 0.6}, [HONEST] * 2, 0),  # it may be chance
         ({"surprise": 9.4, "left": 4.7, "fit": -1.5}, [HONEST], 0),  # no history yet
-        ({"questions": 15.0, "surprise": 9.4, "left": 4.7, "pairs": 15.0, "fit": -1.5}, [HONEST] * 5, 0),
+        ({"questions": 15.0, "surprise": 9.4, "left": 4.7, "pairs": 0.0}, [HONEST] * 5, 0),
+        ({"questions": 7.0, "surprise": 9.4, "left": 4.7, "pairs": 7.0, "fit": -1.5}, [HONEST] * 5, 0),
         ({"surprise": 9.4, "left": 4.7}, [HONEST, HONEST | {"surprise": 5.0}], 0),  # there was such a night
         ({"surprise": 9.4, "left": 4.7}, [HONEST, HONEST | {"left": 3.0}], 0),
         ({"fit": -1.5}, [HONEST, HONEST, HONEST | {"fit": 0.0}], 1),  # one night of small talk hides nothing
@@ -129,3 +131,24 @@ def test_many_questions_are_crossed_quickly_and_always_alike() -> None:
               for n in range(2000)]  # fmt: skip
     found = crossed(probes, {str(n) for n in range(2000)})
     assert len(found) == MOST_CROSSED and found == crossed(probes, {str(n) for n in range(2000)})
+
+
+def test_no_batch_hides_behind_another_one() -> None:
+    pairs = [Memory(type="conversation", content=f"Where is {n}?", response=f"It is at {n}.") for n in range(100)]
+    texts = [Memory(type="journal", content=f"Day {n} was a long day by the sea, with some rain.") for n in range(30)]
+
+    def make(memories: Sequence[Memory], limit: int) -> list[Probe]:
+        return make_probes(memories, 1, limit)
+
+    def chosen(*batches: list[Memory]) -> tuple[int, int]:
+        found = of_each(batches, 64, make)
+        assert len({probe.id for probe in found}) == len(found) <= 64
+        known = {memory.id for memory in texts}
+        return sum(probe.memory not in known for probe in found), sum(probe.memory in known for probe in found)
+
+    assert chosen(pairs, texts) == (34, 30)
+    assert chosen(pairs, texts[:5]) == (59, 5)
+    assert chosen(pairs[:3], texts[:5]) == (3, 5)
+    assert chosen(pairs + texts) == (64, 0)  # in one batch pairs come first
+    assert sum(chosen(*([memory] for memory in pairs))) == 64
+    assert of_each([], 64, make) == [] and of_each([pairs], 64, make) == make(pairs, 64)
