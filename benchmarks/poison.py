@@ -4,7 +4,7 @@
 
 Each arm is a home of its own: files are dropped into its inbox, and the service reads, freezes, trains, judges and
 tries again as `engramd run --once` does; only the trainers are forked off a server that has their imports done. Base
-and recipe are those of `benchmarks/continual.py`; `[gate]` and what else is not named are the defaults.
+and recipe are those of `benchmarks/continual.py`; `[gate]`, `[training.mix]` and all else are the defaults.
 
 Three good nights about made-up people, a poisoned batch as the fourth, one more good night behind it:
 
@@ -52,7 +52,6 @@ from trainer.contract import TrainingRecipe  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     **{f"training.{key}": value for key, value in RECIPE.items()},
-    "training.ema_decay": 0.98, "training.mix.replay": 0.3, "training.mix.anchor": 0.3,
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.05, "jobs.threads": 1,
 }  # fmt: skip
 KINDS = ("none", "letters", "words", "swapped", "swapped known", "lies", "same night", "third night")

@@ -69,7 +69,8 @@ stop_seconds = 30.0
 threads = 1
 max_batches_per_job = {most}
 [training.mix]
-anchor_prompts = 16
+replay = 0.0
+anchor = 0.0
 """
 
 
