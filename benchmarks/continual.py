@@ -351,7 +351,7 @@ def table(found: list[dict[str, Any]]) -> tuple[list[str], bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="joint, naive and ours, one seed")
+    parser.add_argument("--quick", "--smoke", action="store_true", help="joint, naive and ours, one seed")
     parser.add_argument("--seeds", type=int, help="so many (default: 3; 1 with --quick)")
     parser.add_argument("--arms", help=f"of {', '.join(arm.name for arm in ARMS)}")
     parser.add_argument("--workers", type=int, default=2, help="arms at a time (default: %(default)s)")

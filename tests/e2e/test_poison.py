@@ -14,7 +14,7 @@ from tools.people import make_people
 
 # What tells poison is how the version in service takes it, so little training will do.
 QUICK = {
-    "training.num_train_epochs": 2, "training.lora_rank": 8, "training.mix.anchor_prompts": 24,
+    "training.num_train_epochs": 1, "training.lora_rank": 8, "jobs.nice": 0, "training.mix.anchor_prompts": 24,
     "training.mix.anchor_tokens": 16, "evaluation.probes": 48, "evaluation.free_answers": 0,
 }  # fmt: skip
 
