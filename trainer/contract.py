@@ -20,6 +20,8 @@ Kind = Literal["prepare", "finetune", "evaluate", "generate", "export"]
 Use = Literal["new", "replay", "anchor"]
 Group = Literal["new", "crossed", "recent", "old", "held_out", "anchor"]
 Weights = Literal["raw", "ema"]
+Quantisation = Literal["f16", "bf16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+MergeOnto = Literal["original", "dequantised"]
 
 
 class JobEnded(Exception):
@@ -207,6 +209,47 @@ class Generated(_Strict):
     finished: bool
 
 
+class Export(_Strict):
+    """What an export job makes of `parent`, in `JOBDIR/export/`.
+
+    `adapter`: `adapter/` (as PEFT keeps it) and `adapter.gguf`, to be served on top of the base's own GGUF.
+    `merged`: `model/` (as transformers keeps it, 16 bits) and `model.gguf`; of a full chain there is nothing to merge.
+    """
+
+    form: Literal["adapter", "merged"]
+    quantisation: Quantisation = "Q4_K_M"  # of model.gguf, or of the base below an adapter
+    merge_onto: MergeOnto = "original"  # of adapters that were trained on nf4 weights: onto which ones they are added
+    base_gguf: str | None = None  # SHA-256 of JOBDIR/base.gguf; None: an adapter's job makes export/base.gguf first
+    keep_model: bool = True  # whether `model/` stays when model.gguf is made
+    system: str = ""  # a system prompt for the Modelfile
+
+
+class ExportedFile(_Strict):
+    size: int  # bytes
+    sha256: str
+
+
+class Exported(_Strict):
+    """`export/export.json`, written last: what was made, and how it compares with the model that was trained.
+
+    `template` is a Go template as Ollama's Modelfile has it, which renders chats as the tokenizer's own does.
+    `parity`: `logits` (largest difference as a share of the logits' standard deviation), `kl` (nats a token, mean),
+    `token_ids` (share of the text's token ids that are equal: 1.0), with the limits they were held against.
+    """
+
+    form: Literal["adapter", "merged"]
+    quantisation: Quantisation
+    architecture: str  # as GGUF calls it
+    merge_onto: MergeOnto = "original"
+    files: dict[str, ExportedFile]  # by path below `export/`
+    template: str
+    stop: list[str] = Field(default_factory=list)
+    context_length: int
+    parity: dict[str, float] = Field(default_factory=dict)
+    engine: Literal["llama.cpp", "reader"] = "reader"  # what the parity was measured with
+    notices: list[str] = Field(default_factory=list)
+
+
 class JobSpec(_Strict):
     """`spec.json`. Neither ids of the ledger nor times are in it: equal work has an equal hash.
 
@@ -230,7 +273,16 @@ class JobSpec(_Strict):
     parent_weights: Weights = "raw"
     served: str | None = None
     served_weights: Weights = "raw"
+    export: Export | None = None
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _an_export_has_an_order(self) -> Self:
+        if (self.kind == "export") != (self.export is not None):
+            raise ValueError("export goes with kind export, and only with it")
+        if self.kind == "export" and self.parent is None:
+            raise ValueError("an export job needs the checkpoint that it exports: parent")
+        return self
 
     def to_bytes(self) -> bytes:
         """The canonical text of `spec.json`; its SHA-256 is what checkpoints record as the spec's hash."""
@@ -295,6 +347,7 @@ class JobResult(_Strict):
     last_loss: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     weights: Weights = "raw"  # which of the checkpoint's weights score better, and are to be relied on
+    export_sha256: str | None = None  # of export/export.json
     seconds: float | None = None
     notices: list[str] = Field(default_factory=list)  # fallbacks, each in one sentence
 

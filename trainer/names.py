@@ -29,6 +29,16 @@ BEFORE = "scores-before.json"  # how parent, served version and base do on the p
 LOSSES = "losses.jsonl"  # of each sample, as it was trained
 CHECKPOINT_PREFIX = "checkpoint-"
 
+# Of an export job: all but the first lie in the folder `export/`, as `models/v<N>/` has them afterwards.
+BASE_GGUF = "base.gguf"  # in the job folder: the base's, made by an earlier job; in export/: made by this one
+EXPORT = "export"
+EXPORTED = "export.json"  # last: hashes, template, parity
+PEFT_FOLDER = "adapter"
+ADAPTER_GGUF = "adapter.gguf"
+MODEL_FOLDER = "model"
+MODEL_GGUF = "model.gguf"
+MODELFILE = "Modelfile"
+
 # The origin's names for what goes into a run and what came of it, for people; nothing reads them.
 CURATED = "curated_memories.json"
 FORMATTED = "formatted_samples.json"

@@ -26,12 +26,19 @@ Answer = dict[str, Any]
 def ask(
     args: argparse.Namespace, profile: str, command: str, arguments: dict[str, Any], *, wait: bool = True
 ) -> Answer | None:
-    """The answer; None where it is not waited for. Raises UserError with the daemon's sentence."""
+    """The answer; None where it is not waited for. Raises UserError with the daemon's sentence.
+
+    Ctrl-C ends the waiting for a daemon, not its work.
+    """
     home = home_of(args)
     if daemon_pid(home) is None and (answer := _do_it_here(args, home, profile, command, arguments, wait)):
         return answer[0]
-    request = _write_row(home, profile, command, arguments)
-    return _await(home, request) if wait else None
+    try:  # around the writing too: Ctrl-C may come when the daemon has the row and this process not yet its number
+        request = _write_row(home, profile, command, arguments)
+        return _await(home, request) if wait else None
+    except KeyboardInterrupt:
+        print("engramd: not waiting any longer; the daemon goes on with it", file=sys.stderr)
+        raise
 
 
 def _write_row(home: Home, profile: str, command: str, arguments: dict[str, Any]) -> int:
@@ -89,7 +96,7 @@ def _ended(db: Any, request: int) -> bool:
 
 
 def _await(home: Home, request: int) -> Answer:
-    """Wait for the daemon's answer. Ctrl-C ends the waiting, not the work."""
+    """Wait for the daemon's answer, with its progress where a terminal is."""
     from daemon.cli.reading import opened_home
     from daemon.cli.running import ProgressLine
     from daemon.ledger import requests
@@ -113,10 +120,6 @@ def _await(home: Home, request: int) -> Answer:
                     )
                 line.show()
                 time.sleep(_POLL_SECONDS)
-    except KeyboardInterrupt:
-        line.clear()
-        print("engramd: not waiting any longer; the daemon goes on with it", file=sys.stderr)
-        raise
     finally:
         line.clear()
 
