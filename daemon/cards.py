@@ -181,7 +181,7 @@ def _figures(entry: dict[str, Any]) -> str:
     if entry.get("weights") == "ema":
         told.append("Of its weights the running mean is relied on (`ema`), which scored better than the last ones.\n")
     checks = (entry.get("gate") or {}).get("checks") or []
-    if rows := [[one["name"], _figure(one["served"]), _figure(one["candidate"]), one["margin"],
+    if rows := [[one["name"], _figure(one.get("before", one.get("served"))), _figure(one["candidate"]), one["margin"],
                  "too few questions" if not one["decides"] else "refused" if one["worse"] else "passed"]
                 for one in checks]:  # fmt: skip
         told += ["The gate, which refuses a version that is worse by more than the margin:\n",

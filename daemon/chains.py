@@ -43,6 +43,17 @@ def verify(checkpoint: Path, expected_sha256: str | None = None) -> None:
             raise DamagedCheckpoint(f"{path} is damaged: its SHA-256 is not the manifest's")
 
 
+def why_damaged(checkpoint: Path, expected_sha256: str) -> str | None:
+    """What `verify` has against a checkpoint, or what keeps it from looking; None where it is whole."""
+    try:
+        verify(checkpoint, expected_sha256)
+    except DamagedCheckpoint as damage:
+        return str(damage)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{checkpoint} cannot be verified: {error}"
+    return None
+
+
 def link(checkpoint: Path, target: Path) -> None:
     """Give a checkpoint a second name, file by file; copies where the file system refuses links."""
     durable.link_tree(checkpoint, target)

@@ -18,7 +18,7 @@ from daemon import durable, inbox
 from daemon.home import Home
 from daemon.importing import Import, Row, entry_path, facts_of
 from daemon.inbox.failed import inbox_modes
-from daemon.inbox.folders import folder_contents
+from daemon.inbox.folders import folder_sha256
 from daemon.inbox.names import readable
 from daemon.profile_tree import is_as_found, open_inside
 from daemon.readers import raw_items
@@ -85,11 +85,11 @@ def hand_over(done: Import, batch: Batch, home: Home, profile: str, profiles: li
 
 def _waits_already(home: Home, profile: str, name: str, made: Path) -> bool:
     """Whether a batch with these very files lies in the inbox, or was claimed and is not read yet."""
-    sha256 = folder_contents(made, 1 << 62).sha256
+    sha256 = folder_sha256(made)
     paths = home.profile(profile)
     for one in paths.inbox.glob(f"{glob.escape(inbox.safe_name(name))}*"):
         try:
-            if one.is_dir() and not one.is_symlink() and folder_contents(one, 1 << 62).sha256 == sha256:
+            if one.is_dir() and not one.is_symlink() and folder_sha256(one) == sha256:
                 return True
         except OSError:
             pass  # the daemon has taken it in this moment: the ledger knows what is twice

@@ -84,7 +84,7 @@ def folder_files(folder: Path) -> list[tuple[str, str]]:
 
 def hash_of(path: Path) -> str:
     """As `batches` has it: of the file, or over the files of the folder."""
-    return inbox.folder_contents(path, sys.maxsize).sha256 if path.is_dir() else durable.sha256_file(path)
+    return inbox.folder_sha256(path) if path.is_dir() else durable.sha256_file(path)
 
 
 def recorder(world: World, now: str, reason: str) -> Callable[[Path, str, str | None], None]:

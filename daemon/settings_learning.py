@@ -70,6 +70,9 @@ class GateSettings(Section):
     general: float = Field(
         0.05, ge=0.0, le=1.0, description="Share of the answers' tokens that it still knows, of general text."
     )
+    drift: float = Field(
+        0.2, ge=0.0, le=1.0, description="The same, however slowly it was lost: held against the base model itself."
+    )
     surprise: float = Field(
         2.5, ge=0.0, le=100.0,
         description="Refused as noise: new memories that surprise the version in service by so many nats a token more "

@@ -236,21 +236,11 @@ class Year:
         """What `engramd audit` would say, of all profiles."""
         found = []
         for name, (world, _, _) in self.service._worlds.items():
-            one = audit.Audit(world.paths, world.db, self.service._db, _verify, _folder_sha256, runs=False)
+            one = audit.Audit(
+                world.paths, world.db, self.service._db, chains.why_damaged, inbox.folder_sha256, runs=False
+            )
             found += [f"{name}: {finding.problem}" for finding in one.run()]
         return found
-
-
-def _verify(checkpoint: Path, sha256: str) -> str | None:
-    try:
-        chains.verify(checkpoint, sha256)
-    except chains.DamagedCheckpoint as damage:
-        return str(damage)
-    return None
-
-
-def _folder_sha256(folder: Path) -> str:
-    return inbox.folder_contents(folder, 1 << 40).sha256
 
 
 @contextmanager

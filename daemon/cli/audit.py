@@ -1,8 +1,6 @@
 """`engramd audit`: the ledger against the disk. Exit code 1 where they disagree."""
 
 import argparse
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.cli import command, drawing, profile_option
@@ -46,7 +44,7 @@ def _audit(args: argparse.Namespace) -> int:
 def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
     from contextlib import ExitStack
 
-    from daemon import audit
+    from daemon import audit, chains, inbox
     from daemon.cli.reading import opened_home, opened_if_there
     from daemon.cli.running import ProgressLine
     from daemon.ledger import batches, jobs, memories
@@ -60,8 +58,9 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
         stack.callback(line.clear)
         home_db = stack.enter_context(opened_home(home)) if home.database.exists() else None
         one = audit.Audit(
-            home.profile(name), db, home_db, _verify, _folder_sha256, runs, lambda text: line.say(f"{name}: {text}")
-        )
+            home.profile(name), db, home_db, chains.why_damaged, inbox.folder_sha256, runs,
+            lambda text: line.say(f"{name}: {text}"),
+        )  # fmt: skip
         findings = one.run()
         found |= {
             "batches": sum(batches.counts(db).values()), "memories": memories.total(db), "jobs": jobs.count(db),
@@ -69,21 +68,3 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
             "notes": one.notes,
         }  # fmt: skip
     return found
-
-
-def _verify(checkpoint: Path, sha256: str) -> str | None:
-    from daemon import chains
-
-    try:
-        chains.verify(checkpoint, sha256)
-    except chains.DamagedCheckpoint as damage:
-        return str(damage)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{checkpoint} cannot be verified: {error}"
-    return None
-
-
-def _folder_sha256(folder: Path) -> str:
-    from daemon import inbox
-
-    return inbox.folder_contents(folder, sys.maxsize).sha256

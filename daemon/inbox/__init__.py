@@ -8,7 +8,7 @@ from daemon.inbox.adding import add, publish, sweep_stale_adds
 from daemon.inbox.claimed import archive, archive_slice, claimed_files, split_claimed_name
 from daemon.inbox.claiming import claim_slice
 from daemon.inbox.failed import reject, report_bad_items
-from daemon.inbox.folders import FolderFile, FolderTree, folder_contents, folder_files
+from daemon.inbox.folders import FolderFile, FolderTree, folder_contents, folder_files, folder_sha256
 from daemon.inbox.names import is_ignored, safe_name
 from daemon.inbox.outcomes import Changed, Claim, Duplicate, Entry, Outcome, Refusal
 from daemon.inbox.scanner import Scan, Scanner, ensure_folders
@@ -34,6 +34,7 @@ __all__ = [
     "ensure_folders",
     "folder_contents",
     "folder_files",
+    "folder_sha256",
     "is_ignored",
     "publish",
     "reject",

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,11 @@ class FolderTree:
 
 def readable_path(relative: str) -> str:
     return "/".join(readable(part) for part in relative.split("/"))
+
+
+def folder_sha256(folder: Path) -> str:
+    """What a batch that was dropped as a folder is known by, whatever the size of its files."""
+    return folder_contents(folder, sys.maxsize).sha256
 
 
 def folder_contents(folder: Path, max_file_bytes: int, pulse: Pulse = no_pulse) -> Contents:

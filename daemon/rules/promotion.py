@@ -27,6 +27,7 @@ class Check:
     worse: Literal["rose", "fell"]
     margin: str
     of_first: bool = False  # whether it also counts where the base itself is what it is compared with
+    beside: Literal["served", "base"] = "served"  # what the candidate is held against
 
 
 CHECKS: tuple[Check, ...] = (
@@ -34,6 +35,8 @@ CHECKS: tuple[Check, ...] = (
     Check("old recall", "old", "token_accuracy", "fell", "old_recall"),
     # A first version always changes the base; that it still can what the base could is asked of it, too.
     Check("general ability", "anchor", "token_accuracy", "fell", "general", of_first=True),
+    # Each night may lose a little less than the margin above; this is what all nights together may lose.
+    Check("general ability since the base", "anchor", "token_accuracy", "fell", "drift", beside="base"),
 )
 
 
@@ -91,35 +94,35 @@ def _compared(
     check: Check, metrics: Mapping[str, float], gate: GateSettings, *, against_base: bool
 ) -> dict[str, Any]:
     """One check as the ledger keeps it. `decides` False says that there was too little to go by, and `why`."""
-    candidate, served, base = (metrics.get(f"{who}.{check.group}.{check.measure}")
-                               for who in ("candidate", "served", "base"))  # fmt: skip
-    count = min(round(metrics.get(f"{who}.{check.group}.probes", 0.0)) for who in ("candidate", "served"))
+    candidate, before, base = (metrics.get(f"{who}.{check.group}.{check.measure}")
+                               for who in ("candidate", check.beside, "base"))  # fmt: skip
+    count = min(round(metrics.get(f"{who}.{check.group}.probes", 0.0)) for who in ("candidate", check.beside))
     margin = float(getattr(gate, check.margin))
     why = None
     if against_base and not check.of_first:
         why = "a first version is not compared in this"
     elif count < gate.least_probes:
         why = f"{count} questions of this kind, fewer than gate.least_probes = {gate.least_probes}"
-    elif candidate is None or served is None:
+    elif candidate is None or before is None:
         why = "it was not measured"
     worse = False
-    if why is None and candidate is not None and served is not None:
-        by = candidate - served if check.worse == "rose" else served - candidate
+    if why is None and candidate is not None and before is not None:
+        by = candidate - before if check.worse == "rose" else before - candidate
         worse = not by <= margin + _ROUNDING  # what is no number is worse than any margin
     return {
-        "name": check.name, "group": check.group, "measure": check.measure, "candidate": candidate, "served": served,
+        "name": check.name, "group": check.group, "measure": check.measure, "candidate": candidate, "before": before,
         "base": base, "probes": count, "setting": f"gate.{check.margin}", "margin": margin, "decides": why is None,
         "why": why, "worse": worse,
     }  # fmt: skip
 
 
 def _sentence(check: Check, told: Mapping[str, Any]) -> str:
-    before, after, margin = _digits(told["served"], told["candidate"], told["margin"])
+    before, after, margin = _digits(told["before"], told["candidate"], told["margin"])
     return f"{check.name} {check.worse} from {before} to {after}, more than gate.{check.margin} = {margin} allows"
 
 
 def _passed(check: Check, told: Mapping[str, Any]) -> str:
-    return f"{check.name} {told['candidate']:.2f} after {told['served']:.2f}"
+    return f"{check.name} {told['candidate']:.2f} after {told['before']:.2f}"
 
 
 def _digits(before: float, after: float, margin: float) -> tuple[str, str, str]:

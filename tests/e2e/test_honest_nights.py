@@ -44,8 +44,8 @@ def evening(people: list[Person], rng: random.Random) -> list[dict[str, str]]:
 def figures(row: dict[str, Any]) -> str:
     """What the gate saw of a version, in a line: candidate after served."""
     told = json.loads(row["gate"])
-    checks = [f"{one['name']} {one['candidate']:.3f} after {one['served']:.3f}{'' if one['decides'] else ' (few)'}"
-              for one in told["checks"] if one["candidate"] is not None and one["served"] is not None]  # fmt: skip
+    checks = [f"{one['name']} {one['candidate']:.3f} after {one['before']:.3f}{'' if one['decides'] else ' (few)'}"
+              for one in told["checks"] if one["candidate"] is not None and one["before"] is not None]  # fmt: skip
     new = [", ".join(f"{key} {value:.2f}" for key, value in part.items()) for part in told["night"]]
     return f"v{row['id']} {row['state']}: {'; '.join(checks)}; what is new: {'; '.join(new)}"
 

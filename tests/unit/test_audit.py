@@ -62,14 +62,6 @@ def home(grown: Home, tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
 
 
-def _verify(checkpoint: Path, sha256: str) -> str | None:
-    try:
-        chains.verify(checkpoint, sha256)
-    except chains.DamagedCheckpoint as damage:
-        return str(damage)
-    return None
-
-
 def _audit(home: Home, *, runs: bool = False, pause: Callable[[], None] = lambda: None) -> tuple[list[Finding], Audit]:
     paths = home.profile("me")
     with (
@@ -77,7 +69,7 @@ def _audit(home: Home, *, runs: bool = False, pause: Callable[[], None] = lambda
         ledger.open_home(home.database, write=False) as home_db,
     ):
         audit = Audit(
-            paths, db, home_db, _verify, lambda f: inbox.folder_contents(f, sys.maxsize).sha256, runs, pause=pause
+            paths, db, home_db, chains.why_damaged, inbox.folder_sha256, runs, pause=pause
         )
         return audit.run(), audit
 

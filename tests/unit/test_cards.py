@@ -88,7 +88,7 @@ def test_figures_of_candidate_served_and_base_stand_beside_each_other(nights: Ho
     metrics = {f"{who}.{group}.{measure}": 0.25 + n / 8 for n, who in enumerate(cards.WHO)
                for group in ("old", "anchor") for measure in ("loss", "token_accuracy")}  # fmt: skip
     metrics |= {"candidate.old.probes": 12.0, "probe_loss": 3.0}
-    gate = {"checks": [{"name": "old recall", "served": 0.9, "candidate": 0.25, "margin": 0.1, "decides": True,
+    gate = {"checks": [{"name": "old recall", "before": 0.9, "candidate": 0.25, "margin": 0.1, "decides": True,
                         "worse": True}]}  # fmt: skip
     card = entry_with(nights, metrics=metrics, gate=gate, weights="ema", state="refused", despite="Anna insisted")
     assert "| learnt before that | tokens known | 0.250 | 0.375 | 0.500 |" in card

@@ -115,18 +115,9 @@ def _holding(home: Home, *texts: str) -> list[str]:
     return found
 
 
-def _verify(checkpoint: Path, sha256: str) -> str | None:
-    try:
-        chains.verify(checkpoint, sha256)
-    except chains.DamagedCheckpoint as damage:
-        return str(damage)
-    return None
-
-
 def _problems(home: Home) -> list[str]:
     with _read(home) as db, ledger.open_home(home.database, write=False) as home_db:
-        audit = Audit(home.profile("me"), db, home_db, _verify,
-                      lambda folder: inbox.folder_contents(folder, sys.maxsize).sha256, False)  # fmt: skip
+        audit = Audit(home.profile("me"), db, home_db, chains.why_damaged, inbox.folder_sha256, False)
         return [finding.problem for finding in audit.run()]
 
 

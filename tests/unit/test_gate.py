@@ -41,7 +41,7 @@ def test_an_equal_candidate_is_promoted_and_says_what_was_looked_at() -> None:
     assert verdict.promoted
     assert verdict.reason == (
         "all 4 steps taken, last loss 1.0000; held-out loss 2.00 after 2.00; old recall 0.90 after 0.90; "
-        "general ability 0.80 after 0.80"
+        "general ability 0.80 after 0.80; general ability since the base 0.80 after 0.80"
     )
     assert [one["decides"] for one in verdict.figures["checks"]] == [True] * len(CHECKS)
     assert json.loads(json.dumps(verdict.figures)) == verdict.figures
@@ -54,7 +54,8 @@ def test_an_equal_candidate_is_promoted_and_says_what_was_looked_at() -> None:
     ({"old.token_accuracy": 0.7996}, "old recall fell from 0.9000 to 0.7996, more than gate.old_recall = 0.10 allows"),
     ({"anchor.token_accuracy": 0.1, "old.token_accuracy": 0.1},
      "old recall fell from 0.90 to 0.10, more than gate.old_recall = 0.10 allows; "
-     "general ability fell from 0.80 to 0.10, more than gate.general = 0.05 allows"),
+     "general ability fell from 0.80 to 0.10, more than gate.general = 0.05 allows; "
+     "general ability since the base fell from 0.80 to 0.10, more than gate.drift = 0.20 allows"),
 ])  # fmt: skip
 def test_what_is_worse_by_more_than_the_margin_is_refused(candidate: dict[str, float], sentence: str) -> None:
     verdict = judge(result(candidate))
@@ -67,6 +68,14 @@ def test_what_is_worse_by_more_than_the_margin_is_refused(candidate: dict[str, f
 ])  # fmt: skip
 def test_up_to_the_margin_it_passes(candidate: dict[str, float]) -> None:
     assert judge(result(candidate)).promoted
+
+
+def test_what_was_lost_slowly_is_refused_too() -> None:
+    """No night lost more than the margin, all of them together did."""
+    sentence = "general ability since the base fell from 0.80 to 0.59, more than gate.drift = 0.20 allows"
+    verdict = judge(result({"anchor.token_accuracy": 0.59}, {"anchor.token_accuracy": 0.62}))
+    assert (verdict.promoted, verdict.reason) == (False, sentence)
+    assert judge(result({"anchor.token_accuracy": 0.6}, {"anchor.token_accuracy": 0.62})).promoted
 
 
 def test_too_few_questions_decide_nothing() -> None:
