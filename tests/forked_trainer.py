@@ -1,4 +1,4 @@
-"""Real trainer processes without their ten seconds of imports: forked off a server that has them done.
+"""Real trainer processes without their ten seconds of imports: forked off a server that has them done; fake ones too.
 
 Each is a process of its own, to be stopped and killed like one; what it prints lies in trainer.log.
 """
@@ -6,10 +6,12 @@ Each is a process of its own, to be stopped and killed like one; what it prints 
 import array
 import contextlib
 import functools
+import importlib
 import json
 import multiprocessing
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -105,10 +107,20 @@ class ForkedTrainer:
 def command() -> tuple[str, ...]:
     """What a daemon may be told to run as its trainer: a small client that has one forked off. For tests that do not
     look at the start of a trainer itself; the server ends with the tests."""
+    return _served(_CONTEXT, "trainer.__main__")
+
+
+@functools.cache
+def fake() -> tuple[str, ...]:
+    """The same of tests/doubles/fake_trainer.py, whose imports take longer than its work."""
+    return _served(multiprocessing.get_context("spawn"), "tests.doubles.fake_trainer")
+
+
+def _served(context: Any, module: str) -> tuple[str, ...]:
     folder = tempfile.TemporaryDirectory(prefix="engramd-forks-")
     path = os.path.join(folder.name, "socket")
-    ready, told = _CONTEXT.Pipe(duplex=False)
-    server = _CONTEXT.Process(target=_serve, args=(path, told), daemon=True)
+    ready, told = context.Pipe(duplex=False)
+    server = context.Process(target=_serve, args=(path, told, module), daemon=True)
     server.start()
     told.close()
     assert ready.poll(120) and ready.recv() == "ready", "the server of forked trainers did not start"
@@ -119,7 +131,11 @@ def command() -> tuple[str, ...]:
 _kept: list[Any] = []
 
 
-def _serve(path: str, told: Any) -> None:
+def _serve(path: str, told: Any, module: str) -> None:
+    """Until the tests are over, however they end."""
+    main = importlib.import_module(module).main
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
@@ -128,18 +144,18 @@ def _serve(path: str, told: Any) -> None:
         listener.listen(16)
         told.send("ready")
         told.close()
-        while True:
+        while listener in select.select([listener, parent.sentinel], [], [])[0]:
             client, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 with contextlib.suppress(OSError):  # the client was killed
-                    _attend(client)
+                    _attend(client, main)
                 os._exit(0)
             client.close()
 
 
-def _attend(client: socket.socket) -> None:
+def _attend(client: socket.socket, main: Any) -> None:
     """Fork the trainer of one client, and tell it its pid and how it ends."""
     data, ancillary, _, _ = client.recvmsg(1 << 20, socket.CMSG_SPACE(16 * 4))
     got = array.array("i")
@@ -150,7 +166,7 @@ def _attend(client: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         client.close()
-        _as_trainer(told, list(got))
+        _as_trainer(main, told, list(got))
     for descriptor in got:
         os.close(descriptor)
     with contextlib.suppress(OSError):
@@ -159,12 +175,8 @@ def _attend(client: socket.socket) -> None:
     client.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _as_trainer(told: dict[str, Any], got: list[int]) -> None:
+def _as_trainer(main: Any, told: dict[str, Any], got: list[int]) -> None:
     """Never returns. `got` is what the client sent: its own life, stdout, stderr, and what its arguments name."""
-    import torch
-
-    from trainer.__main__ import main
-
     death, out, err, *kept = got
     os.setsid()
     os.dup2(out, 1)
@@ -172,7 +184,8 @@ def _as_trainer(told: dict[str, Any], got: list[int]) -> None:
     os.chdir(told["folder"])
     os.environ.clear()
     os.environ.update(told["environment"])
-    torch.set_num_threads(int(told["environment"].get("OMP_NUM_THREADS", "1")))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(told["environment"].get("OMP_NUM_THREADS", "1")))
     numbers = dict(zip(map(str, told["kept"]), map(str, kept), strict=True))
     threading.Thread(target=_die_with, args=(death,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -260,13 +260,13 @@ def score_of(probe: Probe, who: str, wished: dict[str, float]) -> dict[str, obje
     return {**told, **free, "free": probe.answer if free["free_exact"] else f"not {probe.answer}"}
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     global stopping
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--alive-fd", type=int)
     parser.add_argument("--lock-fd", type=int)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
 
     def on_term(*_: object) -> None:
         global stopping

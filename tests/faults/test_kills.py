@@ -13,7 +13,7 @@ import pytest
 from tests.faults.night import Night, bits
 
 LONG = os.environ.get("ENGRAMD_FAULTS_LONG") == "1"
-MOMENTS = 30 if LONG else 3
+MOMENTS = 30 if LONG else 2
 BATCHES = 6 if LONG else 2
 SEED = int(os.environ.get("ENGRAMD_FAULTS_SEED", "1"))
 
@@ -39,7 +39,7 @@ def test_bits_of_an_undisturbed_night(tmp_path: Path) -> None:
     """
 
     def night_of_all(name: str) -> Night:
-        night = Night(tmp_path / name, most=1)
+        night = Night(tmp_path / name, most=1, forked=not LONG)
         for number in range(BATCHES):
             night.drop(number)
         return night
@@ -50,19 +50,19 @@ def test_bits_of_an_undisturbed_night(tmp_path: Path) -> None:
     rng, hits = random.Random(SEED), 0
     while hits < MOMENTS:
         loud = night_of_all(f"loud-{hits}")
-        hits += disturbed(loud, MOMENTS - hits, rng, longest=9.0)
+        hits += disturbed(loud, MOMENTS - hits, rng, longest=9.0 if LONG else 4.0)
         loud.check_counts(BATCHES)
         assert loud.bits() == quiet.bits()
 
 
 def test_the_recorded_specs_give_the_survivors_bits(tmp_path: Path) -> None:
     """Free coalescing, files that come at any time: the specs, run without a daemon, give the same bits."""
-    night = Night(tmp_path / "night")
+    night = Night(tmp_path / "night", forked=not LONG)
     rng, hits = random.Random(SEED), 0
     night.watch()
     for number in range(BATCHES):
         night.drop(number)
-        hits += night.disturb(MOMENTS // BATCHES, rng, longest=9.0)
+        hits += night.disturb(MOMENTS // BATCHES, rng, longest=9.0 if LONG else 4.0)
     hits += disturbed(night, MOMENTS - hits, rng, longest=3.0)
     assert hits > 0
     night.check_counts(BATCHES)

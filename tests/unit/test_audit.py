@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from daemon.home import Home
 from daemon.lock import Lock
 from daemon.service import Service
 from daemon.settings import load
+from tests.forked_trainer import fake
 
-FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))
+FAKE = fake()
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
     "training.mix.replay": 0.0, "training.mix.anchor": 0.0,

@@ -26,9 +26,10 @@ from daemon.ledger import jobs, requests
 from daemon.lock import Lock
 from daemon.service import Service
 from daemon.settings import load
+from tests.forked_trainer import fake
 
 ROOT = Path(__file__).parents[2]
-FAKE = (sys.executable, str(ROOT / "tests" / "doubles" / "fake_trainer.py"))
+FAKE = fake()
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
     "training.mix.replay": 0.0, "training.mix.anchor": 0.0,

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -24,8 +23,9 @@ from daemon.rules.emptied import without_records
 from daemon.rules.needles import Needles, forms_of
 from daemon.service import Service, utc_now
 from daemon.settings import load
+from tests.forked_trainer import fake
 
-FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))
+FAKE = fake()
 QUICK = {
     "inbox.quiet_seconds": 0.05, "inbox.scan_seconds": 0.1, "service.tick_seconds": 0.02,
     "training.mix.replay": 0.0, "training.mix.anchor": 0.0,
@@ -418,7 +418,7 @@ def _killed_at(home: Home, number: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def test_killed_at_any_step_it_is_finished_by_the_next_start(home: Home, tmp_path: Path) -> None:
+def test_killed_at_any_step_it_is_finished_by_the_next_start(home: Home, tmp_path: Path, long_faults: bool) -> None:
     _snapshot(home)
     request = _ask(home, ids=[_id(home)])
     number, killed = 1, True
@@ -431,7 +431,7 @@ def test_killed_at_any_step_it_is_finished_by_the_next_start(home: Home, tmp_pat
         _is_clean(one)
         assert not list(one.root.rglob(".engramd-*"))
         shutil.rmtree(one.root)
-        number += 3 if number > 12 else 1
+        number += 1 if long_faults else 4 + number // 4
     assert number > 15
 
 

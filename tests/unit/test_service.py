@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,8 +19,9 @@ from daemon.ledger import batches, jobs, memories, requests
 from daemon.lock import AlreadyRunning, Lock
 from daemon.service import Service, utc_now
 from daemon.settings import load
+from tests.forked_trainer import fake
 
-FAKE = (sys.executable, str(Path(__file__).parents[1] / "doubles" / "fake_trainer.py"))
+FAKE = fake()
 QUICK = {
     "inbox.quiet_seconds": 0.05,
     "inbox.scan_seconds": 0.1,
