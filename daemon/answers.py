@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon import cycles, durable, forgetting, promoting, pruning, schedule
+from daemon import cycles, durable, fetching, forgetting, promoting, pruning, schedule
 from daemon.ingestion import Ingestion
 from daemon.ledger import Database, batches, jobs, memories, pins
 from daemon.logs import get_logger
 from daemon.nights import local_date, made_told
+from daemon.serving import Serving
 from daemon.settings import Settings
 from daemon.snapshotting import take
 from daemon.training import Training
@@ -34,6 +35,7 @@ class At:
     held: str | None  # why no job may run now
     settled: bool  # nothing of its inbox waits to be claimed or read
     pulse: durable.Pulse
+    serving: Serving
 
 
 def answer(at: At, request: Told, arguments: Told, now: str) -> Told | None:
@@ -49,7 +51,7 @@ def _train(at: At, request: Told, arguments: Told, now: str) -> Told | None:
     fresh = request["state"] == "waiting"  # what is written down may be over, such as a pause, or not hold for it
     if waits and not fresh and not (job and job["state"] == "running"):
         raise ValueError(waits)
-    busy = job or not at.settled or memories.any_waiting(db)
+    busy = (job and job["kind"] != "export") or not at.settled or memories.any_waiting(db)
     return None if busy else {"head": jobs.get_head(db)}
 
 
@@ -96,6 +98,7 @@ def _snapshot(at: At, request: Told, arguments: Told, now: str) -> Told:
 
 def _prune(at: At, request: Told, arguments: Told, now: str) -> Told:
     zone = schedule.zone_of(at.settings.schedule.timezone)
+    at.serving.clean_soon()
     return pruning.prune(at.world, now, zone, pulse=at.pulse).told()
 
 
@@ -112,7 +115,20 @@ def _unpin(at: At, request: Told, arguments: Told, now: str) -> Told:
     return {"kind": kind, "name": name, "was_pinned": pins.unpin(at.world.db, kind, name)}
 
 
+def _export(at: At, request: Told, arguments: Told, now: str) -> Told | None:
+    return fetching.export(at.world, at.home_db, request, arguments, now, at.held)
+
+
+def _fetched(at: At, request: Told, arguments: Told, now: str) -> Told:
+    return fetching.fetched(at.world, arguments, now)
+
+
+def _serve(at: At, request: Told, arguments: Told, now: str) -> Told | None:
+    return fetching.serve(at.world, at.serving, request, now, at.held)
+
+
 _ANSWERS: dict[str, Callable[[At, Told, Told, str], Told | None]] = {
     "train": _train, "cycle": _cycle, "forget": _forget, "owner": _owner, "retry": _held_batch, "discard": _held_batch,
     "snapshot": _snapshot, "prune": _prune, "pin": _pin, "unpin": _unpin, "promote": _promote,
+    "export": _export, "export_fetched": _fetched, "serve": _serve,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from daemon import durable
 from daemon.home import ProfilePaths
-from daemon.ledger import Database, checks, jobs
+from daemon.ledger import Database, checks, jobs, serving
 from trainer import names
 
 _TEMPORARY = (".tmp-", durable.TEMP_PREFIX, durable.GONE_PREFIX)
@@ -349,11 +349,41 @@ def _current_model(audit: Audit) -> Iterator[Finding]:
         yield Finding("current_model", "link", f"{link} leads to {link.resolve()}, but the head is in {wanted}")
 
 
+def _exports(audit: Audit) -> Iterator[Finding]:
+    """What is served by: each file of an export as `export.json` says; nothing of one that nobody has recorded."""
+    rows, models = serving.exports(audit.db), audit.paths.root / "models"
+    at_work = {about.get(serving.OF) for row in checks.all_jobs(audit.db)
+               if row["kind"] == "export" and row["state"] in _OPEN and (about := serving.about(row))}  # fmt: skip
+    for entry in _entries(models):
+        digits = entry.name.removeprefix("v")
+        if digits.isdecimal() and int(digits) not in rows.keys() | at_work and (entry / names.EXPORTED).exists():
+            yield Finding("exports", entry.name, f"{entry / names.EXPORTED} is of an export that is not recorded: "
+                          "engramd prune takes it away")  # fmt: skip
+    for number, row in rows.items():
+        folder = models / f"v{number}"
+        try:
+            files = json.loads((folder / names.EXPORTED).read_bytes())["files"]
+        except (OSError, ValueError, KeyError):
+            yield Finding("exports", f"v{number}", f"v{number} was exported, but {folder / names.EXPORTED} is gone")
+            continue
+        audit.tell(f"hashing the export of v{number}")
+        for name, told in sorted(files.items()):
+            path = folder / name
+            if name in (names.BASE_GGUF, names.MODELFILE):  # that one lies with the bases, this one names it there
+                continue
+            if not path.is_file() or durable.sha256_file(path) != told["sha256"]:
+                yield Finding("exports", str(path), f"{path} is not what was exported of v{number}, or gone")
+        if row["base"] and not (models.parents[1].parent / "bases" / row["base"]).is_file():
+            yield Finding("exports", row["base"], f"state/bases/{row['base']} is gone, on which v{number} stands")
+
+
 def _leftovers(audit: Audit) -> Iterator[Finding]:
     """Temporary files of nobody: with a daemon at work only old ones, and none of its open job."""
     paths = audit.paths
     at_work = {row["folder"] for row in checks.all_jobs(audit.db) if row["state"] in _OPEN}
-    folders = [paths.root, paths.claimed, paths.chains, paths.jobs, *_entries(paths.archive), *_entries(paths.chains)]
+    models = paths.root / "models"
+    folders = [paths.root, paths.claimed, paths.chains, paths.jobs, *_entries(paths.archive), *_entries(paths.chains),
+               models, *_entries(models)]  # fmt: skip
     folders += [entry for entry in _entries(paths.jobs) if entry.name not in at_work]
     for folder in folders:
         for entry in _entries(folder):
@@ -384,5 +414,6 @@ def _is_young(path: Path) -> bool:
 
 
 CHECKS: tuple[Callable[[Audit], Iterator[Finding]], ...] = (
-    _sound, _memories, _batch_files, _job_folders, _lineage, _verdicts, _chain_folders, _current_model, _leftovers,
+    _sound, _memories, _batch_files, _job_folders, _lineage, _verdicts, _chain_folders, _current_model, _exports,
+    _leftovers,
 )  # fmt: skip

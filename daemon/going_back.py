@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import chains, durable, outcome, snapshots, snapshotting
-from daemon.ledger import batches, checks, forgetting, jobs, lineage, memories, requests
+from daemon.ledger import batches, checks, forgetting, jobs, lineage, memories, requests, serving
 from daemon.logs import get_logger
 from daemon.snapshotting import LEDGER, folder_of
 from daemon.training import Training
@@ -232,6 +232,10 @@ def settle_in(world: World, home_db: Any, now: str) -> None:
         for row in jobs.all_ended(world.db, ENDED):
             if not (world.paths.jobs / row["folder"]).is_dir():
                 jobs.pruned(world.db, row["id"], now)
+        for version in serving.exports(world.db):  # GGUFs are in no snapshot: they are made again where they are wanted
+            serving.export_gone(world.db, version, now)
+        for line in serving.lines(world.db):  # this may be another machine, with another Ollama
+            serving.lost(world.db, line)
         last = max((row["id"] for row in checks.all_batches(world.db)), default=0)
         jobs.set_meta(world.db, checks.RESTORED, str(last))
 

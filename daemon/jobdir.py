@@ -198,7 +198,7 @@ def tail_log(folder: Path, characters: int = 300) -> str:
 
 def is_untidy(folder: Path) -> bool:
     """Whether links to what the job started from, or was compared with, are left in it."""
-    return (folder / names.PARENT).exists() or (folder / names.SERVED).exists()
+    return any((folder / name).exists() for name in (names.PARENT, names.SERVED, names.BASE_GGUF))
 
 
 def tidy(folder: Path, keep: str | None = None) -> None:
@@ -212,5 +212,8 @@ def tidy(folder: Path, keep: str | None = None) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+    if keep != names.EXPORT and (folder / names.EXPORT).exists():  # gigabytes: durably out of the way first
+        durable.remove_durable(folder / names.EXPORT)
+    (folder / names.BASE_GGUF).unlink(missing_ok=True)
     shutil.rmtree(folder / names.SERVED, ignore_errors=True)
     shutil.rmtree(folder / names.PARENT, ignore_errors=True)

@@ -50,6 +50,7 @@ MOVES: dict[str, tuple[tuple[str, str], ...]] = {
         ("finished", "promoted"),
         ("finished", "refused"),
         ("finished", "done"),  # it was no finetune: there is nothing to judge
+        ("finished", "failed"),  # an export that is not what its result says
         ("refused", "promoted"),  # a person said so
         ("promoted", "undone"),  # the head went back to before it
         ("undone", "promoted"),
@@ -240,6 +241,33 @@ def m005_rehearsal(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def m006_serving(db: sqlite3.Connection) -> None:
+    """What was made of versions to be served, under which names, and what waits."""
+    for statement in (
+        "DROP TRIGGER jobs_legal_moves",
+        # In `models/v<N>/`; `base` is the GGUF below an adapter, relative to `state/bases/`.
+        """CREATE TABLE exports (
+            version INTEGER PRIMARY KEY REFERENCES versions(id), job INTEGER NOT NULL REFERENCES jobs(id),
+            form TEXT NOT NULL, quantisation TEXT NOT NULL, base TEXT, base_sha256 TEXT, made_at TEXT NOT NULL,
+            gone_at TEXT)""",
+        # Names that we gave in an Ollama, written down before they are: no other one is ever removed or replaced.
+        # `kind` is version, base or alias; `state` is making, made, answered or leaving; `base` is the name below it.
+        """CREATE TABLE served_names (
+            host TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, line TEXT NOT NULL DEFAULT '',
+            version INTEGER REFERENCES versions(id), base TEXT, blob TEXT, state TEXT NOT NULL, note TEXT,
+            at TEXT NOT NULL,
+            PRIMARY KEY (host, name)) WITHOUT ROWID""",
+        # Of each line: to what its alias points (`name`, of `version`, NULL: the base), and to what it did before;
+        # what was tried in vain (`tried`), and when next; `told` is the version that serve.command was run for.
+        """CREATE TABLE serving (
+            line TEXT PRIMARY KEY, host TEXT, alias TEXT, name TEXT, version INTEGER, before INTEGER, since TEXT,
+            tried INTEGER, reason TEXT, tries INTEGER NOT NULL DEFAULT 0, next_try TEXT, asked_at TEXT,
+            told INTEGER) WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    _guard(db, "jobs")
+
+
 def m002_home_nights(db: sqlite3.Connection) -> None:
     """Which due slots were served, and how this home is paused."""
     for statement in (
@@ -255,7 +283,7 @@ def m002_home_nights(db: sqlite3.Connection) -> None:
 
 
 PROFILE_STEPS: Sequence[Step] = (
-    m001_profile, m002_exports, m003_nights, m004_learning, m005_rehearsal
+    m001_profile, m002_exports, m003_nights, m004_learning, m005_rehearsal, m006_serving
 )  # fmt: skip
 HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights)
 

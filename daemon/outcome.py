@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from daemon import cards, chains, durable, jobdir, losses, registry, supervisor
-from daemon.ledger import Database, batches, jobs, lineage, memories, pins, rehearsal, requests, scores
+from daemon.ledger import (
+    Database,
+    batches,
+    jobs,
+    lineage,
+    memories,
+    pins,
+    rehearsal,
+    requests,
+    scores,
+    serving,
+)
 from daemon.logs import get_logger
 from daemon.rules import planning, promotion, unlike
 from daemon.rules.retention import Decision, Item, decide
@@ -51,6 +62,8 @@ def settle(
         log.info(
             "job_finished", version=version, step=result.global_step, loss=result.last_loss, notices=result.notices
         )
+    elif job["kind"] == "export" and result.exit_code != ExitCode.INTERRUPTED:
+        fail(world, job, result.reason or f"exit code {int(result.exit_code)}", int(result.exit_code), now)
     elif result.exit_code == ExitCode.INTERRUPTED:
         _interrupted(world, job, ended, result, now)
     elif result.exit_code == ExitCode.OUT_OF_MEMORY:
@@ -90,6 +103,9 @@ def _crashed(world: World, job: dict[str, Any], ended: supervisor.Ended, now: st
         reason = f"the disk of {folder} was full while the trainer wrote: free some space, and it goes on by itself"
     _log.warning("trainer_crashed", profile=world.name, job=job["id"], reason=reason)
     machine = own_end and (no_room or not (folder / names.PROGRESS).exists())
+    if machine and job["kind"] == "export":  # what trains next must not wait for it
+        fail(world, job, reason, ended.code, now)
+        return None
     stopped = orphan or machine or (ended.asked and ended.why_asked in (None, "held"))
     from_outside = ended.signal in ("SIGKILL", "SIGTERM") and not ended.asked
     crashes = job["crashes"] + int(not stopped and not from_outside)
@@ -299,6 +315,10 @@ def tidy(world: World) -> None:
         folder = paths.jobs / str(job["folder"])
         if jobdir.is_untidy(folder) or jobdir.newest_checkpoint(folder):
             jobdir.tidy(folder)
+    for row in serving.collected(world.db):  # the files of one that was asked for stay until they were fetched
+        keep = names.EXPORT if row["fetched"] is None else None
+        if jobdir.is_untidy(folder := paths.jobs / row["folder"]) or (not keep and (folder / names.EXPORT).exists()):
+            jobdir.tidy(folder, keep)
     for row in scores.refused(world.db):
         jobdir.tidy(paths.jobs / str(row["folder"]), keep=f"{names.CHECKPOINT_PREFIX}{row['step']}")
 

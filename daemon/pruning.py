@@ -5,14 +5,15 @@ job's folder the records stay. A removal is a rename first, so that a crash leav
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from daemon import chains, disk, durable, outcome, snapshots
-from daemon.ledger import jobs, lineage, pins, scores
+from daemon import bases, chains, disk, durable, exporting, outcome, snapshots
+from daemon.candidates import names_decided
+from daemon.ledger import jobs, lineage, pins, scores, serving
 from daemon.logs import get_logger
 from daemon.rules.retention import Item, Policy, decide
 from daemon.snapshotting import folder_of
@@ -33,12 +34,13 @@ class Entry:
     """One thing that was decided on. `size` is what its removal frees, after that of those before it that go: the
     bytes on the disk that have no other name."""
 
-    kind: str  # snapshot, checkpoint, version, job, leftover
+    kind: str  # snapshot, checkpoint, version, export, base, model, job, leftover
     name: str
     keep: bool
     reasons: tuple[str, ...]
     path: Path
     size: int = 0
+    parts: tuple[Path, ...] | None = None  # what goes, where that is not `path`
 
 
 @dataclass(slots=True)
@@ -69,9 +71,12 @@ def is_there(world: World, kind: str, name: str) -> bool:
 def plan(world: World, now: str, zone: tzinfo) -> Report:
     """What stays and what would go, each with its reason. Changes nothing."""
     moment = datetime.fromisoformat(now)
+    versions = list(_versions(world, moment, zone))
+    exports = list(_exports(world, {one.name for one in versions if not one.keep}))
+    gone = {one.name for one in (*versions, *exports) if not one.keep}
     entries = [
-        *_snapshots(world, moment, zone), *_checkpoints(world, moment), *_versions(world, moment, zone),
-        *_jobs(world, moment, zone), *_leftovers(world, moment),
+        *_snapshots(world, moment, zone), *_checkpoints(world, moment), *versions, *exports, *_bases(world, gone),
+        *_names(world), *_jobs(world, moment, zone), *_leftovers(world, moment),
     ]  # fmt: skip
     freed = iter(disk.freed_bytes(_parts(entry) for entry in entries if not entry.keep))
     alone = [disk.freed_bytes([_parts(entry)])[0] if entry.keep else next(freed) for entry in entries]
@@ -81,7 +86,9 @@ def plan(world: World, now: str, zone: tzinfo) -> Report:
 
 
 def _parts(entry: Entry) -> list[Path]:
-    """What a removal takes away: of a job's folder all but the records."""
+    """What a removal takes away: of a job's folder all but the records, of a version's folder what it is served by."""
+    if entry.parts is not None:
+        return list(entry.parts)
     if entry.kind != "job":
         return [entry.path]
     return [path for path in _entries(entry.path) if path.name not in RECORDS]
@@ -91,7 +98,8 @@ def sweep(world: World) -> None:
     """Finish the removals that a crash has cut off. Only for the daemon."""
     top = folder_of(world.home, world.name)
     folders = [world.paths.jobs / row["folder"] for row in jobs.all_ended(world.db, _ENDED)]
-    for place in (top, world.paths.jobs, world.paths.root / "models", *_chain_folders(world), *folders):
+    models = world.paths.root / "models"
+    for place in (top, world.paths.jobs, models, *_entries(models), *_chain_folders(world), *folders):
         if place.is_dir():
             durable.remove_gone(place)
 
@@ -106,7 +114,17 @@ def prune(world: World, now: str, zone: tzinfo, *, pulse: durable.Pulse = durabl
         pulse()
         if entry.kind == "job":
             _clear_job(world, entry, now)
+        elif entry.kind == "export":
+            _clear_export(world, entry, now)
+        elif entry.kind == "base":
+            bases.leave(entry.path, world.name)
+        elif entry.kind == "model":
+            with world.db.transaction():
+                serving.give_up(world.db, world.settings.serve.where(), entry.name)
         else:
+            if entry.kind == "version":
+                with world.db.transaction():
+                    serving.export_gone(world.db, int(entry.name), now)
             durable.remove_durable(entry.path)
         _log.info("pruned", profile=world.name, kind=entry.kind, name=entry.name, freed=entry.size,
                   reason="; ".join(entry.reasons))  # fmt: skip
@@ -120,6 +138,14 @@ def _clear_job(world: World, entry: Entry, now: str) -> None:
     for path in _parts(entry):
         durable.remove(path)
     durable.fsync_dir(entry.path)
+
+
+def _clear_export(world: World, entry: Entry, now: str) -> None:
+    """The row says so first, and `export.json` goes first: what is half gone is served by nobody."""
+    with world.db.transaction():
+        serving.export_gone(world.db, int(entry.name), now)
+    for path in sorted(_parts(entry), key=lambda path: path.name != names.EXPORTED):
+        durable.remove_durable(path)
 
 
 def _chain_folders(world: World) -> list[Path]:
@@ -198,7 +224,8 @@ def _left_at(world: World) -> dict[int, datetime]:
 
 def _versions(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
     found = []
-    protected = {str(version): why for version, why in outcome.needed_versions(world).items()}
+    needed = outcome.needed_versions(world)
+    protected = {str(version): why for version, why in (_served(world) | needed).items()}
     for row in jobs.versions(world.db):
         path = world.paths.root / "models" / f"v{row['id']}"
         if path.is_dir():
@@ -208,6 +235,63 @@ def _versions(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
             elif world.settings.versioning.keep_all_versions:
                 protected.setdefault(str(row["id"]), "versioning.keep_all_versions is set")
     yield from _decided("version", found, world.settings.retention.versions, now, zone, protected)
+
+
+def _served(world: World) -> dict[int, str]:
+    """Versions whose GGUF stays, each with the reason."""
+    found = {int(name): "pinned" for name in pins.names(world.db, "version")}
+    for row in serving.lines(world.db).values():
+        whose = f" as {row['alias']}" if row["alias"] else ""
+        for version, why in ((row["version"], f"served{whose}"), (row["before"], "served before, to go back to")):
+            if version is not None:
+                found.setdefault(version, why)
+    for head in jobs.heads(world.db).values():
+        found.setdefault(head["version"], "the head")
+    return found
+
+
+def _exports(world: World, gone: Collection[str]) -> Iterator[Entry]:
+    """The GGUF of a version that is neither served nor what one goes back to: it is made again where it is wanted. The
+    adapter stays, and the merged model of versions that are all kept. `gone`: folders that go as a whole."""
+    needed, rows, job = _served(world), serving.exports(world.db), jobs.open_job(world.db)
+    at_work = serving.about(job).get(serving.OF) if job and job["kind"] == "export" else None
+    stays = {names.PEFT_FOLDER, *([names.MODEL_FOLDER] if world.settings.versioning.keep_all_versions else [])}
+    for path in _entries(world.paths.root / "models"):
+        number = path.name.removeprefix("v")
+        parts = tuple(one for one in _entries(path) if one.name in exporting.MADE and one.name not in stays)
+        if not number.isdecimal() or not parts or number in gone:
+            continue
+        if int(number) == at_work:
+            keep, why = True, "an export job is at it"
+        elif int(number) not in rows:
+            keep, why = False, "of an export that did not come to its end, or was given up"
+        else:
+            keep, why = int(number) in needed, needed.get(int(number), "neither served nor what one goes back to")
+        yield Entry("export", number, keep, (why,), path, parts=parts)
+
+
+def _bases(world: World, gone: Collection[str]) -> Iterator[Entry]:
+    """GGUFs of bases below adapters; `gone`: exports that go. The profile that uses one last takes it away."""
+    top, job = exporting.bases_of(world), jobs.open_job(world.db)
+    used = {row["base"] for row in serving.exports(world.db).values() if str(row["version"]) not in gone}
+    for path in bases.of_profile(top, world.name):
+        name, others = str(path.relative_to(top)), bases.others(path, world.name)
+        if job is not None and job["kind"] == "export":
+            keep, why = True, "an export job is at work"
+        elif name in used:
+            keep, why = True, "below an adapter that is there"
+        elif others:
+            keep, why = True, f"below adapters of {', '.join(others)}"
+        else:
+            keep, why = False, "below no adapter that is there; it is made again when one needs it"
+        yield Entry("base", name, keep, (why,), path, parts=(path, path.with_suffix(".json")))
+
+
+def _names(world: World) -> Iterator[Entry]:
+    """Models in Ollama, which the daemon takes away there when it answers."""
+    host = world.settings.serve.where()
+    for name, (keep, why) in sorted(names_decided(world, host).items()):
+        yield Entry("model", name, keep, (why,), Path(host) / name, parts=())
 
 
 def _jobs(world: World, now: datetime, zone: tzinfo) -> Iterator[Entry]:
@@ -231,6 +315,7 @@ def _leftovers(world: World, now: datetime) -> Iterator[Entry]:
     at_work = paths.jobs / str(job["folder"]) if job else None
     folders: Iterable[Path] = (
         paths.root, paths.claimed, paths.chains, paths.jobs, paths.root / "models", folder_of(world.home, world.name),
+        *_entries(paths.root / "models"), *_entries(exporting.bases_of(world)),
         *_entries(paths.archive), *_chain_folders(world), *(one for one in _entries(paths.jobs) if one != at_work),
     )  # fmt: skip
     for path in itertools.chain.from_iterable(map(_entries, folders)):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import orjson
 
 from daemon import durable
-from daemon.ledger import Database, jobs
+from daemon.ledger import Database, jobs, serving
 from daemon.settings_learning import VersioningSettings
 from trainer import names
 
@@ -33,6 +33,7 @@ def mirror(
     uses = jobs.uses_by_job(db)
     keys = {row["id"]: json.loads(row["key"]) for row in jobs.chains(db)}
     bases = {chain: str(key.get("base_model") or base_model) for chain, key in keys.items()}
+    exports = serving.exports(db)
     original = next((bases[row["chain"]] for row in rows.values()), base_model)
     named = bases[head["chain"]] if head else base_model
     if head and versioning.auto_update_base and keys[head["chain"]].get("method") == "full":
@@ -45,6 +46,7 @@ def mirror(
         "heads": heads,
         "training_history": [
             _version(row, rows.get(row["parent"]), uses.get(row["job"], {}), keys[row["chain"]], chains)
+            | {"gguf_path": _gguf(chains.parent, exports.get(row["id"]))}
             for row in rows.values()
         ],
         "versioning": {"enabled": True, **versioning.model_dump()},
@@ -68,6 +70,14 @@ def line_of(told: dict[str, Any], version: int | None) -> list[dict[str, Any]]:
         found.append(entries[version])
         version = found[-1]["parent"]
     return found
+
+
+def _gguf(root: Path, export: dict[str, Any] | None) -> str | None:
+    """Where the GGUF of a version lies that was exported to be served."""
+    if export is None:
+        return None
+    name = names.ADAPTER_GGUF if export["form"] == "adapter" else names.MODEL_GGUF
+    return str(root / MODELS / f"v{export['version']}" / name)
 
 
 def checkpoint(chains: Path, chain: int, step: int) -> str:

@@ -15,12 +15,15 @@ from types import FrameType
 from typing import Any
 
 from daemon import answers, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
+from daemon.delivering import Worker
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
 from daemon.leave import Leave
 from daemon.ledger import batches, home_meta, jobs, memories, requests
 from daemon.logs import get_logger
 from daemon.nights import Nights
+from daemon.room import Room
+from daemon.serving import Serving
 from daemon.settings import Settings, SettingsError
 from daemon.training import Training
 from daemon.world import World, open_world
@@ -79,6 +82,8 @@ class Service:
         self._leave = Leave(self._db, settings, clock)
         self._held: str | None = None  # why no job may run, as of the last tick
         self._worlds: dict[str, tuple[World, Ingestion, Training]] = {}
+        self._serving: dict[str, Serving] = {}
+        self._worker, self._aside = (Worker(lambda: self._wake.put(None)) for _ in range(2))
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
         self._sharing = sharing.Sharing(home)
@@ -93,9 +98,12 @@ class Service:
             raise SettingsError(f"{error.filename} is a file, but profile {name} needs a folder there") from None
         world = open_world(self._home, name, self._settings)
         requests.go_on_above(self._db, jobs.newest_request(world.db))
-        self._worlds[name] = (
-            world, Ingestion(world, self._clock), Training(world, self._db, self._clock, self._trainer, self._pulse)
+        training = Training(world, self._db, self._clock, self._trainer, self._pulse)
+        training.room = Room(name, world.settings.serve, self._aside, self._clock)
+        training.exports = serving = Serving(
+            world, self._db, self._worker, active=self._scheduled, clock=self._clock
         )  # fmt: skip
+        self._worlds[name], self._serving[name] = (world, Ingestion(world, self._clock), training), serving
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -194,6 +202,8 @@ class Service:
                 worked = True
             if training.running and not at_work:
                 at_work = [name]
+        for serving in self._serving.values() if not self._stopping else ():
+            worked |= serving.tick(now, look=worked)
         if self._scheduled and not self._stopping:
             worked |= self._schedule.serve(self._worlds, self._do_task)
         for world, _, training in self._worlds.values():
@@ -303,8 +313,9 @@ class Service:
             return self._restore(world, training, arguments["snapshot"], now)
         settled = not (ingestion.busy or self._inbox_waits)
         at = answers.At(
-            world, ingestion, training, self._db, self._settings, self._held, settled, self._pulse
-        )
+            world, ingestion, training, self._db, self._settings, self._held, settled, self._pulse,
+            self._serving[world.name],
+        )  # fmt: skip
         return answers.answer(at, request, arguments, now)
 
     def _restore(self, world: World, training: Training, which: str, now: str) -> dict[str, Any] | None:
@@ -367,6 +378,9 @@ class Service:
             if ingestion.busy or training.running:
                 return False
             blocked = jobs.get_meta(world.db, "waits") is not None
+            serving = self._serving[world.name]
+            if serving.at_work or (serving.wants_export and not blocked and self._held is None):
+                return False
             if not blocked and (jobs.open_job(world.db) or memories.any_waiting(world.db)):
                 return False
         return True
@@ -378,6 +392,8 @@ class Service:
         self._schedule.stop()
         self._leave.close()
         self._stopping = True
+        self._worker.close()
+        self._aside.close()
         for _, _, training in self._worlds.values():
             training.stop()
         while any(training.running for _, _, training in self._worlds.values()):

@@ -52,6 +52,7 @@ from daemon.settings_sections import (
     SourceSettings,
     TrainingSettings,
 )
+from daemon.settings_serving import ServeSettings
 from trainer.contract import FULL_RATE_BOUNDS, FULL_RATE_DEFAULT, TrainingRecipe
 
 __all__ = ["Settings", "SettingsError", "load", "origins"]
@@ -94,6 +95,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
     versioning: VersioningSettings = Field(default_factory=VersioningSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
 
     _notices: list[str] = PrivateAttr(default_factory=list)

@@ -18,7 +18,7 @@ from trainer import names
 SMALL = 16 << 20  # bytes of a version's file: a model card, an adapter; not whole models
 LEDGER = "ledger.db"
 _SMALL_FILES = 2 * disk.MB  # manifest, folders, settings
-_NOT_TAKEN = frozenset((names.LOCK, names.LOG))
+_NOT_TAKEN = frozenset((names.LOCK, names.LOG, names.BASE_GGUF))
 _TRIES = 5
 
 _log = get_logger()
@@ -144,7 +144,8 @@ def _changing(world: World) -> Iterator[snapshots.Part]:
                 yield snapshots.Part(path, str(path.relative_to(paths.root)), keep=True)
     models = paths.root / "models"
     for path in sorted(models.rglob("*")) if models.is_dir() else ():
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= SMALL:
+        made_again = path.suffix in (".gguf", ".safetensors")  # of a checkpoint, which is in the snapshot
+        if path.is_file() and not path.is_symlink() and not made_again and path.stat().st_size <= SMALL:
             yield snapshots.Part(path, str(path.relative_to(paths.root)))
     if paths.registry.is_file():
         yield snapshots.Part(paths.registry, paths.registry.name)

@@ -7,11 +7,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from daemon import anchors, chains, disk, estimates, jobdir, outcome, progress_tail, supervisor
+from daemon import anchors, chains, disk, estimates, exporting, jobdir, outcome, progress_tail, supervisor
 from daemon.freezing import Material, freeze
 from daemon.ledger import Database, jobs, memories
 from daemon.logs import get_logger
@@ -24,6 +24,22 @@ DISK_PAUSE = 10.0  # seconds between two looks at a disk that is too full
 MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
 
 _log = get_logger()
+
+
+class Exports(Protocol):
+    """What serving wants of this: export jobs before the next training job, as long as they are wanted."""
+
+    def first(self, now: str) -> bool | None: ...
+
+    def overtaken(self, job: dict[str, Any]) -> bool: ...
+
+
+class Room(Protocol):
+    """Of a GPU, which other models have until a job is trained there."""
+
+    def is_there(self, job: dict[str, Any], on_gpu: Callable[[], bool]) -> bool: ...
+
+    def give_back(self) -> None: ...
 
 
 class Training:
@@ -48,6 +64,8 @@ class Training:
         self._device: tuple[float, estimates.Device] | None = None  # until when it is believed, what there is
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
+        self.exports: Exports | None = None
+        self.room: Room | None = None
         self._log = _log.bind(profile=world.name)
 
     # -- what the service asks ------------------------------------------------------------------
@@ -86,7 +104,15 @@ class Training:
         job = jobs.open_job(self._world.db)
         may_start = not self._hold(job, held) and may_start  # in this order: a job stops also while files are read
         if job is None:
-            return may_start and self._plan(now)
+            exports = self.exports.first(now) if may_start and self.exports is not None else False
+            if exports is None:  # whether there is one will be known in a moment
+                return False
+            return exports or (may_start and self._plan(now))
+        if self._overtaken(job):
+            return True
+        if job["state"] == "finished" and job["kind"] == "export":
+            exporting.collect(self._world, job, now, self._pulse)
+            return True
         if job["state"] == "finished" and job["kind"] == "generate":
             anchors.collect(self._world, job)
             return True
@@ -113,12 +139,28 @@ class Training:
             if not self._held:
                 self._log.info("training_held", job=job["id"] if job else None, reason=held)
             self._child.stop("held")
+        if self.room is not None and self._child is None:
+            self.room.give_back()
         if job is not None or memories.any_waiting(self._world.db):
             self._held = True
             self._wait(held)
         elif self._held:
             self._held = False
             self._wait(None)
+        return True
+
+    def _overtaken(self, job: dict[str, Any]) -> bool:
+        """The export of a version that is not wanted any more is thrown away. Gives whether it was."""
+        if self.exports is None or job["state"] == "finished" or not self.exports.overtaken(job):
+            return False
+        if self._child is not None:
+            self._child.stop("held")
+        if job["state"] != "frozen" or self.occupied:
+            return False
+        with self._world.db.transaction():
+            jobs.throw_away(self._world.db, job["id"], "another version is wanted by now")
+        jobdir.tidy(self._folder(job))
+        self._log.info("export_overtaken", job=job["id"])
         return True
 
     def line(self) -> str:
@@ -170,14 +212,22 @@ class Training:
         """Why the device can plainly not hold a full fine-tune; asked of the driver once in a while."""
         if recipe.method != "full":
             return None
+        return estimates.cannot_hold(recipe, base, self._where())
+
+    def _where(self) -> estimates.Device:
         if self._device is None or self._clock() > self._device[0]:
             wish = os.environ.get("ENGRAMD_DEVICE", "auto")
             self._device = (self._clock() + MACHINE_PAUSE, estimates.device(wish))
-        return estimates.cannot_hold(recipe, base, self._device[1])
+        return self._device[1]
+
+    def _on_gpu(self) -> bool:
+        return self._where().kind == "gpu"
 
     def _plan(self, now: str) -> bool:
         world = self._world
         if not memories.any_waiting(world.db):
+            if self.room is not None:
+                self.room.give_back()
             if not self._cycle_waits:
                 self._wait(None)
             return False
@@ -284,15 +334,15 @@ class Training:
             recipe = jobdir.read_spec(folder).recipe
             base = base_files.resolve(recipe.base_model)
         except base_files.BaseMissing as missing:
+            if job["kind"] == "export":  # what trains next must not wait for it
+                outcome.fail(self._world, job, str(missing), None, now)
+                return True
             self._wait(str(missing))
             return False
         except (OSError, ValidationError) as error:
             outcome.fail(self._world, job, f"its folder {folder} cannot be read: {error}", None, now)
             return True
-        if why := self._too_large(recipe, base):  # frozen on another machine, or before a card was taken out
-            self._wait(why)
-            return False
-        if self._too_full(base, job["steps"], f"job {job['id']}", recipe, job["line"]):
+        if job["kind"] != "export" and not self._may_have(job, recipe, base):
             return False
         self._wait(None)
         jobdir.clear_result(folder)
@@ -309,6 +359,8 @@ class Training:
         log = self._log.bind(job=job["id"])
         if own:
             log.info("resuming_from_checkpoint", path=str(own), global_step=names.checkpoint_step(own.name))
+        elif job["kind"] == "export":
+            log.info("export_begins", base=recipe.base_model)
         elif job["parent_sha256"]:
             path = chains.folder(self._world.paths.chains, job["chain"], job["parent_step"])
             log.info("resuming_from_checkpoint", path=str(path), global_step=job["parent_step"])
@@ -316,6 +368,15 @@ class Training:
             log.info("starting_from_base", base=recipe.base_model)
         log.info("job_started", attempt=job["attempts"] + 1, pid=self._child.pid, steps=job["steps"])
         return True
+
+    def _may_have(self, job: dict[str, Any], recipe: TrainingRecipe, base: Path) -> bool:
+        """Whether device, disk and other models leave it the room that it takes; `waits` says what does not."""
+        if why := self._too_large(recipe, base):  # frozen on another machine, or before a card was taken out
+            self._wait(why)
+            return False
+        if self._too_full(base, job["steps"], f"job {job['id']}", recipe, job["line"]):
+            return False
+        return self.room is None or self.room.is_there(job, self._on_gpu)
 
     def _watch(self, job: dict[str, Any], now: str) -> bool:
         assert self._child is not None

@@ -14,6 +14,7 @@ for _name, _value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+os.environ["OLLAMA_HOST"] = "127.0.0.1:9"  # nobody: no test talks to the developer's own Ollama
 
 from daemon.home import Home  # noqa: E402
 

@@ -101,9 +101,7 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
 
 def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> None:
     spec = _read_spec(content)
-    if spec.kind == "export":
-        raise BadSpec(f"this version of the trainer has no job of kind {spec.kind} yet")
-    settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised)
+    settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised and spec.kind != "export")
     from trainer.progress import ProgressLog
 
     log = ProgressLog(job)
@@ -120,6 +118,10 @@ def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> N
             from trainer.generate import generate
 
             generate(job, spec, stop, log, report)
+        elif spec.kind == "export":
+            from trainer.export import export
+
+            export(job, spec, stop, log, report)
         else:
             from trainer.evaluation import evaluate
 

@@ -26,6 +26,7 @@ class Report:
     last_loss: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     weights: Weights = "raw"
+    export_sha256: str | None = None
     notices: list[str] = field(default_factory=list)
 
     def notice(self, sentence: str | None) -> None:

@@ -40,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cycle": ("cycle", "train on selected memories, old ones too"),
     "models": ("models", "the versions: list, compare, go back"),
     "promote": ("promote", "rely on a refused version all the same"),
+    "export": ("export", "a version's files for elsewhere"),
+    "serve": ("serving", "bring the newest version to Ollama now"),
     "forgetting": ("forgetting", "what each version still knows of each month"),
     "snapshot": ("snapshot", "take, list, check, restore and copy snapshots"),
     "prune": ("prune", "remove what no retention rule keeps"),

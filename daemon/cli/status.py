@@ -77,6 +77,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
         "profile": name, "inbox": str(home.profile(name).inbox), "files_in_inbox": _in_inbox(home, name),
         "batches": dict.fromkeys(_BATCH_STATES, 0), "waiting_memories": 0, "job": None, "head": None,
         "last_loss": None, "waits": None, "notes": [], "held": [], "needs_owner": [], "refused": None,
+        "serving": {"lines": [], "note": None},
     }  # fmt: skip
     with opened_if_there(home, name) as db:
         if db is not None:
@@ -86,7 +87,7 @@ def _profile(home: "Home", name: str, *, runs: bool) -> dict[str, Any]:
 
 
 def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, Any]:
-    from daemon.cli import running
+    from daemon.cli import running, serving
     from daemon.ledger import batches, jobs, scores
 
     job, head = jobs.open_job(db), jobs.get_head(db)
@@ -111,6 +112,7 @@ def _from_ledger(home: "Home", name: str, db: "ledger.Database") -> dict[str, An
         "waits": jobs.get_meta(db, "waits"),
         "notes": [note for note in (jobs.get_meta(db, "anchors"),) if note],
         "held": held,
+        "serving": serving.facts(db),
         "refused": _refused(scores.newest_refused(db), name),
         "needs_owner": [
             {"batch": row["id"], "name": row["name"], "reason": row["reason"]}
@@ -200,6 +202,7 @@ def _profile_lines(one: dict[str, Any]) -> list[str]:
         lines.append(f"head      v{head['version']}: chain {head['chain']}, checkpoint-{head['step']}")
     else:
         lines.append("head      none yet: nothing was trained")
+    lines += [f"{'serving' if not number else '':<9} {told}" for number, told in enumerate(_serving(one["serving"]))]
     if one["last_loss"] is not None:
         lines.append(f"loss      {one['last_loss']:.4f}")
     if one["refused"]:
@@ -213,6 +216,13 @@ def _profile_lines(one: dict[str, Any]) -> list[str]:
     lines += [f"note      {note}" for note in one["notes"]]
     lines.append(f"next      {one['next']}")
     return lines
+
+
+def _serving(told: dict[str, Any]) -> list[str]:
+    from daemon.cli.serving import sentences
+
+    found = [f"{line['line']}: {text}" if line["line"] else text for line in told["lines"] for text in sentences(line)]
+    return found or ([told["note"]] if told["note"] else [])
 
 
 def _job_line(job: dict[str, Any]) -> str:

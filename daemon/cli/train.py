@@ -57,6 +57,8 @@ def _train(args: argparse.Namespace) -> int:
 def _sentence(row: dict[str, Any], version: dict[str, Any] | None) -> str:
     if row["kind"] == "generate":
         return f"job {row['id']} {row['state']}: {row['reason'] or 'general text by the base model'}"
+    if row["kind"] == "export":
+        return f"job {row['id']} {row['state']}: {row['reason'] or 'the newest version, for where it is served'}"
     name = f", v{version['id']}" if version else ""
     steps = f"{drawing.plural(row['steps'], 'step')} over {drawing.plural(row['samples'], 'sample')}"
     why = f": {row['reason']}" if row["reason"] else ""

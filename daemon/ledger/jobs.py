@@ -56,7 +56,7 @@ def promoted_of_chain(db: Database, chain: int) -> list[dict[str, Any]]:
 
 def last_result(db: Database) -> dict[str, Any]:
     """What the newest job that has a result said; empty where none has one."""
-    row = db.one("SELECT result FROM jobs WHERE result IS NOT NULL ORDER BY id DESC LIMIT 1")
+    row = db.one("SELECT result FROM jobs WHERE result IS NOT NULL AND kind<>'export' ORDER BY id DESC LIMIT 1")
     found = json.loads(row["result"]) if row else {}
     return found if isinstance(found, dict) else {}
 
@@ -162,6 +162,12 @@ def fail(db: Database, job: int, reason: str, exit_code: int | None, now: str) -
         ),
         "job",
     )
+
+
+def throw_away(db: Database, job: int, reason: str) -> None:
+    """Of a frozen job without memories: nobody waits for it any more."""
+    moved(db.execute("UPDATE jobs SET state='undone', reason=?, pid=NULL WHERE id=? AND kind='export'",
+                     (reason, job)), "job")  # fmt: skip
 
 
 def finish(db: Database, job: int, result: dict[str, Any], now: str) -> None:

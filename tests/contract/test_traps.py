@@ -212,7 +212,7 @@ def _alter_spec(job: Path, **changes: Any) -> None:
         ),
         (
             lambda j: _alter_spec(j, kind="export"),
-            "this version of the trainer has no job of kind export yet",
+            "spec.json: export goes with kind export, and only with it",
         ),
         (lambda j: (j / names.RETRY).write_text("{}"), "retry.json cannot be read"),
     ],

@@ -8,6 +8,8 @@ Candidate, served version and base know each probe equally well, unless a line `
 otherwise: its figures ("candidate.old.token_accuracy": 0.4) replace the usual ones, in metrics.json also of
 each probe of the group. A name without a folder lies beside `fault`. `weights:ema` says which ones are better.
 The loss of a sample, as it is trained, is one that follows from its id. A generate job answers "answer to <id>".
+An export job writes GGUF headers that follow from the weights, padded to `export_bytes:<n>`; `parity` fails its gate,
+`no_room` and `export_crash` do as they say.
 
     python tests/doubles/fake_trainer.py JOBDIR [--alive-fd N] [--lock-fd N]
 """
@@ -21,6 +23,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import sys
 import time
 from datetime import UTC, datetime
@@ -29,7 +32,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trainer import names, scores
-from trainer.contract import Generated, JobResult, JobSpec, Plan, Probe, Progress, Prompt, Retry, Sample
+from trainer.contract import (
+    Exported,
+    ExportedFile,
+    Generated,
+    JobResult,
+    JobSpec,
+    Plan,
+    Probe,
+    Progress,
+    Prompt,
+    Retry,
+    Sample,
+)
 
 stopping = False
 
@@ -170,6 +185,51 @@ class Job:
                 return self.result(names.ExitCode.INTERRUPTED, "asked to stop")
         return self.result(names.ExitCode.DONE, seconds=time.monotonic() - self.started)
 
+    def export(self) -> int:
+        order, out = self.spec.export, self.folder / names.EXPORT
+        assert order is not None
+        for fault, code in (("parity", names.ExitCode.BAD_SPEC), ("no_room", names.ExitCode.NO_DEVICE)):
+            if fault in self.faults:
+                return self.result(code, f"asked for {fault}")
+        if "export_crash" in self.faults:
+            raise RuntimeError("asked to crash")
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        weights, size = self.load()[2], int(self.faults.get("export_bytes", 0))
+        self.progress(phase="working")
+        deadline = time.monotonic() + float(self.faults.get("step_seconds", 0))
+        while time.monotonic() < deadline or "hang" in self.faults:
+            if self.stop_asked():
+                return self.result(names.ExitCode.INTERRUPTED, "asked to stop")
+            time.sleep(0.01)
+        if order.form == "adapter":
+            (out / names.PEFT_FOLDER).mkdir()
+            (out / names.PEFT_FOLDER / names.ADAPTER_WEIGHTS).write_bytes(weights.encode())
+            write_atomic(out / names.ADAPTER_GGUF, gguf(weights, "adapter", size))
+            if order.base_gguf is None:
+                write_atomic(out / names.BASE_GGUF, gguf(self.spec.recipe.base_model, "model", 10 * size))
+            else:
+                assert hashlib.sha256((self.folder / names.BASE_GGUF).read_bytes()).hexdigest() == order.base_gguf
+            lines = f"FROM ./{names.BASE_GGUF}\nADAPTER ./{names.ADAPTER_GGUF}\n"
+        else:
+            (out / names.MODEL_FOLDER).mkdir()
+            (out / names.MODEL_FOLDER / "model.safetensors").write_bytes(weights.encode())
+            write_atomic(out / names.MODEL_GGUF, gguf(weights, "model", size))
+            lines = f"FROM ./{names.MODEL_GGUF}\n"
+        template = "{{ range .Messages }}{{ .Role }}: {{ .Content }}\n{{ end }}assistant: "
+        write_atomic(out / names.MODELFILE, f'{lines}TEMPLATE """{template}"""\n'.encode())
+        files = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+        told = Exported(
+            form=order.form, quantisation=order.quantisation, architecture="qwen2", merge_onto=order.merge_onto,
+            files={name: ExportedFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+                   for name, data in files.items()},
+            template=template, stop=["<end>"], context_length=512, parity={"token_ids": 1.0},
+        )  # fmt: skip
+        data = told.model_dump_json().encode()
+        write_atomic(out / names.EXPORTED, data)
+        return self.result(names.ExitCode.DONE, export_sha256=hashlib.sha256(data).hexdigest(),
+                           seconds=time.monotonic() - self.started)  # fmt: skip
+
     def plan(self) -> Plan:
         per = self.spec.recipe.samples_per_step
         segments = [(len(s) + per - 1) // per for s in self.spec.segments]
@@ -199,6 +259,8 @@ class Job:
             tokens = retry.micro_batch_tokens if retry else self.spec.recipe.micro_batch_tokens
             if tokens > int(self.faults["oom"]):
                 return self.result(names.ExitCode.OUT_OF_MEMORY, f"{tokens} tokens did not fit")
+        if self.spec.kind == "export":
+            return self.export()
         if self.spec.kind == "generate":
             return self.generate()
         if self.spec.kind == "evaluate":
@@ -244,6 +306,16 @@ class Job:
             last_loss=1.0, checkpoint=f"{names.CHECKPOINT_PREFIX}{step}", checkpoint_sha256=sha,
             seconds=time.monotonic() - self.started, metrics=figures, weights=self.faults.get("weights", "raw"),
         )  # fmt: skip
+
+
+def gguf(mark: str, kind: str, size: int) -> bytes:
+    """A GGUF header without tensors, enough for the stand-in of Ollama to tell a model from an adapter."""
+    values = {"general.architecture": "qwen2", "general.type": kind, "adapter.type": "lora", "test.mark": mark}
+    data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
+    for pair in values.items():
+        key, value = (text.encode() for text in pair)
+        data += struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
+    return (data + b"\0" * (-len(data) % 32)).ljust(size, b"\0")
 
 
 def loss_of(identity: str) -> float:
