@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer import names
 from trainer.contract import BadSpec, Weights
-from trainer.shards import Stored, read_tensor, tensors_in
+from trainer.shards import Room, Stored, read_tensor, tensors_in
 from trainer.skeleton import Skeleton
 
 _PREFIX = "base_model.model."
@@ -32,7 +33,7 @@ _OF_NO_MATTER = {
     "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base's own weights
-_AT_ONCE = 1 << 22  # numbers; sums of two formats are reckoned in copies, which are to be small
+_AT_ONCE = 1 << 20  # numbers; sums of two formats are reckoned in copies, which are to be small
 _ADAPTED = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|embedding_(A|B))")
 
 
@@ -47,10 +48,11 @@ class Delta:
     embedding: bool
     transposed: bool
 
-    def add_to(self, weight: Tensor) -> None:
+    def add_to(self, weight: Tensor, room: Room) -> None:
         """Add it in place, with the very rounding that PEFT's `merge_and_unload` does: the product in float32, and
         one rounding to the weight's number format (a table of rows: two)."""
-        product = read_tensor(self.b).float() @ read_tensor(self.a).float()
+        b, a = read_tensor(self.b).float(), read_tensor(self.a).float()
+        product = torch.mm(b, a, out=room.take("product", (b.shape[0], a.shape[1]), torch.float32))
         if self.embedding or self.transposed:
             product = product.t()
         rows = max(1, _AT_ONCE // max(1, weight.shape[-1]))

@@ -20,6 +20,7 @@ from trainer.durable import sync, write_text
 from trainer.lora_deltas import Changes, changes_of
 from trainer.shards import (
     Planned,
+    Room,
     ShardWriter,
     Stored,
     copy_file,
@@ -131,7 +132,7 @@ def _write(
     notices = _untie(plan, originals, skeleton, changes) if source == base else []
     out.mkdir(parents=True)
     placed: dict[str, str] = {}
-    total = 0
+    total, room = 0, Room()
     for file, wanted in plan.items():
         placed |= {one.name: file for one in wanted}
         total += sum(one.source.count * one.dtype.itemsize for one in wanted)
@@ -143,7 +144,7 @@ def _write(
         with ShardWriter(out / file, planned) as writer:
             for tensor in wanted:
                 pulse()
-                _append(writer, tensor, changes)
+                _append(writer, tensor, changes, room)
     if list(plan) != ["model.safetensors"]:
         write_index(out, placed, total, write_text)
     _write_config(out, skeleton.config, half, untied=bool(notices))
@@ -158,7 +159,7 @@ def _as_it_is(one: _Tensor, changes: Changes) -> bool:
     return one.known not in changes.added and one.dtype == one.source.dtype and not one.nf4
 
 
-def _append(writer: ShardWriter, one: _Tensor, changes: Changes) -> None:
+def _append(writer: ShardWriter, one: _Tensor, changes: Changes, room: Room) -> None:
     """The tensor as it will be, in memory only where something is computed with all of it."""
     if _as_it_is(one, changes):
         writer.append_copy(one.source)
@@ -167,13 +168,13 @@ def _append(writer: ShardWriter, one: _Tensor, changes: Changes) -> None:
     if delta is None and not one.nf4:
         writer.append_cast(one.source)
         return
-    weight = read_tensor(one.source)
+    weight = read_tensor(one.source, room)
     if one.known in changes.replaced:
         weight = weight.to(one.dtype)
     if one.nf4:
         weight = through_nf4(weight)
     if delta is not None:
-        delta.add_to(weight)
+        delta.add_to(weight, room)
     writer.append(weight.to(one.dtype))
 
 

@@ -120,9 +120,24 @@ def shards_of(folder: Path) -> list[Path]:
     return found
 
 
-def read_tensor(one: Stored) -> Tensor:
-    """Its numbers, in memory of their own (a map of the file would count as memory too, page by page)."""
-    tensor = torch.empty(one.shape, dtype=one.dtype)
+class Room:
+    """Memory that is used again from tensor to tensor: to be given fresh pages takes as long as the arithmetic."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, use: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor for this use, with what the last one left in it; the last one is gone."""
+        size = math.prod(shape) * dtype.itemsize
+        held = self._held.get(use)
+        if held is None or held.numel() < size:
+            self._held[use] = held = torch.empty(size, dtype=torch.uint8)
+        return held[:size].view(dtype).view(shape)
+
+
+def read_tensor(one: Stored, room: Room | None = None) -> Tensor:
+    """Its numbers, in memory (a map of the file would count as memory too, page by page)."""
+    tensor = torch.empty(one.shape, dtype=one.dtype) if room is None else room.take("read", one.shape, one.dtype)
     if one.size:
         with one.file.open("rb", buffering=0) as file:
             file.seek(one.start)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
 from tests import tiny_models
+from tests.gguf_by_hand import LLAMA, converted, expected_bytes, gguf_name, paired_by_hand, quiet, value
 from trainer import gguf as ours
 from trainer import gguf_tokenizer, gguf_weights
 from trainer.contract import BadSpec, Interrupted
