@@ -33,7 +33,7 @@ _OF_NO_MATTER = {
     "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base's own weights
-_AT_ONCE = 1 << 20  # numbers; sums of two formats are reckoned in copies, which are to be small
+_AT_ONCE = 1 << 20  # numbers; the sum is reckoned in float32, in memory that should stay small
 _ADAPTED = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|embedding_(A|B))")
 
 
@@ -60,8 +60,9 @@ class Delta:
             part = product[begin : begin + rows].mul_(self.scale)
             if self.embedding:
                 part = part.to(weight.dtype)
-            part += weight[begin : begin + rows]
-            weight[begin : begin + rows] = part
+            summed = weight[begin : begin + rows]
+            whole = room.take("whole", tuple(summed.shape), torch.float32).copy_(summed)
+            summed.copy_(whole.add_(part))
 
 
 @dataclass(frozen=True, slots=True)

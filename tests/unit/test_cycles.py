@@ -17,6 +17,7 @@ from daemon.home import Home
 from daemon.ledger import jobs, memories, requests
 from daemon.lock import Lock
 from daemon.service import Service
+from tests.forked_trainer import command
 from tests.unit.test_going_back import audit_is_clean, head
 from tests.unit.test_service import FAKE, QUICK, drop, service, work
 
@@ -25,6 +26,7 @@ from tests.unit.test_service import FAKE, QUICK, drop, service, work
 def base(home: Home, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A home with two nights behind it, and the options of the command line."""
     monkeypatch.setitem(Service.__init__.__kwdefaults__, "trainer", FAKE)  # of commands that do the work themselves
+    monkeypatch.setattr(supervisor, "COMMAND", command())  # of dry runs, which ask the real one
     for number in range(2):
         drop(home, f"{number}.jsonl", f"thing {number} one", f"thing {number} two")
         work(home)
