@@ -103,7 +103,7 @@ def make(place: Place, model: Model, stop: Stop) -> None:
     """Upload what is not there yet, then create; a base before its adapter. Raises Trouble, Wrong."""
     common: dict[str, Any] = {
         "template": model.template, "system": model.system,
-        "parameters": {"num_ctx": model.context, **({"stop": list(model.stop)} if model.stop else {})},
+        "parameters": {"num_ctx": model.context, "repeat_penalty": 1.0, **({"stop": list(model.stop)} if model.stop else {})},
     }  # fmt: skip
     with place.open(stop) as ollama:
         if model.base is None:

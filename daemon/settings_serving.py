@@ -50,7 +50,7 @@ class ServeSettings(Section):
     )
     full_quantisation: Quantisation = Field("Q6_K", description="Of versions with method full.")
     merge_onto: Literal["original", "dequantised"] = Field(
-        "original", description="Onto which weights an adapter is added that was trained on a base in 4 bits."
+        "dequantised", description="Onto which weights an adapter is added that was trained on a base in 4 bits."
     )
     keep_tags: int = Field(
         3, ge=0, le=1000,

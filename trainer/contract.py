@@ -233,8 +233,9 @@ class Exported(_Strict):
     """`export/export.json`, written last: what was made, and how it compares with the model that was trained.
 
     `template` is a Go template as Ollama's Modelfile has it, which renders chats as the tokenizer's own does.
-    `parity`: `logits` (largest difference as a share of the logits' standard deviation), `kl` (nats a token, mean),
-    `token_ids` (share of the text's token ids that are equal: 1.0), with the limits they were held against.
+    `parity`: `logits` (99 of 100 logits differ by less, as a share of their standard deviation), `kl` (nats a token,
+    mean), `token_ids` (share of the text's token ids that are equal: 1.0), each with its `_limit`; `engine_`: the same
+    of llama.cpp beside the file.
     """
 
     form: Literal["adapter", "merged"]
@@ -244,7 +245,7 @@ class Exported(_Strict):
     files: dict[str, ExportedFile]  # by path below `export/`
     template: str
     stop: list[str] = Field(default_factory=list)
-    context_length: int
+    context_length: int  # tokens of a served conversation
     parity: dict[str, float] = Field(default_factory=dict)
     engine: Literal["llama.cpp", "reader"] = "reader"  # what the parity was measured with
     notices: list[str] = Field(default_factory=list)

@@ -7,6 +7,8 @@ knows no way to write three of them within: the value ends at a line that ends w
 import re
 from collections.abc import Sequence
 
+REPEAT_PENALTY = 1  # none: what was learnt by heart repeats itself, and the question's words (Ollama before 0.34: 1.1)
+
 _MARKS = '"""'
 _ACTION = re.compile(r"({{.*?}})", re.DOTALL)
 _IN_A_TEMPLATE = r'{{ "\"\"\"" }}'  # Go's way of writing them as text
@@ -26,7 +28,7 @@ def text_of(
     parts[::2] = [part.replace(_MARKS, _IN_A_TEMPLATE) for part in parts[::2]]
     lines.append(f"TEMPLATE {_MARKS}{''.join(parts)}{_MARKS}")
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
-    lines.append(f"PARAMETER num_ctx {context_length}")
+    lines += [f"PARAMETER num_ctx {context_length}", f"PARAMETER repeat_penalty {REPEAT_PENALTY}"]
     if system:
         lines.append(f"SYSTEM {_MARKS}{system.replace(_MARKS, 3 * chr(39))}{_MARKS}")
     return "\n".join(lines) + "\n"
