@@ -12,6 +12,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from daemon.ollama import Ollama, Trouble
+from daemon.ollama import Ollama, Stopped, Trouble
 
 PROBE_SECONDS = 2.0  # until nobody is taken to be there
 SMOKE = "Hello! Who are you?"
@@ -101,10 +102,9 @@ def names_there(place: Place, stop: Stop) -> set[str]:
 
 def make(place: Place, model: Model, stop: Stop) -> None:
     """Upload what is not there yet, then create; a base before its adapter. Raises Trouble, Wrong."""
-    common: dict[str, Any] = {
-        "template": model.template, "system": model.system,
-        "parameters": {"num_ctx": model.context, "repeat_penalty": 1.0, **({"stop": list(model.stop)} if model.stop else {})},
-    }  # fmt: skip
+    parameters: dict[str, Any] = {"num_ctx": model.context, "repeat_penalty": 1.0}
+    parameters |= {"stop": list(model.stop)} if model.stop else {}
+    common: dict[str, Any] = {"template": model.template, "system": model.system, "parameters": parameters}
     with place.open(stop) as ollama:
         if model.base is None:
             ollama.upload(model.gguf, model.sha256)
@@ -205,28 +205,33 @@ def load(place: Place, loaded: Sequence[str], keep_alive: str, stop: Stop) -> li
 def command(words: str, environment: Mapping[str, str], folder: Path, timeout: float, stop: Stop) -> None:
     """The person's own command, with paths in its environment. Raises Wrong where it fails, so that it is tried again
     later."""
-    try:
-        child = subprocess.Popen(
-            shlex.split(words), cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise Wrong(f"serve.command cannot be run: {error.strerror}: {error.filename}") from None
-    waited = 0.0
-    while True:
+    with tempfile.TemporaryFile() as said:  # no pipe: a server that the command has started may hold it for ever
         try:
-            told, _ = child.communicate(timeout=_POLL_SECONDS)
-            break
-        except subprocess.TimeoutExpired:
-            waited += _POLL_SECONDS
-            if waited > timeout or stop():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.communicate()
-                raise Wrong(f"serve.command did not end in {timeout:g} seconds (serve.timeout)") from None
-    if child.returncode != 0:
-        last = told.decode(errors="replace").strip()[-_LAST_WORDS:].replace("\n", " | ")
-        raise Wrong(f"serve.command ended with {child.returncode}: {last or 'it said nothing'}")
+            child = subprocess.Popen(
+                shlex.split(words), cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+                stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise Wrong(f"serve.command cannot be run: {error.strerror}: {error.filename}") from None
+        waited = 0.0
+        while True:
+            try:
+                child.wait(_POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                waited += _POLL_SECONDS
+                if waited > timeout or stop():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+                    if stop():
+                        raise Stopped("running serve.command") from None
+                    raise Wrong(f"serve.command did not end in {timeout:g} seconds (serve.timeout)") from None
+        if child.returncode == 0:
+            return
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 4 * _LAST_WORDS))
+        last = said.read().decode(errors="replace").strip()[-_LAST_WORDS:].replace("\n", " | ")
+    raise Wrong(f"serve.command ended with {child.returncode}: {last or 'it said nothing'}")
 
 
 # -- the thread --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ is made once and lies in `state/bases/<fingerprint>/` for all profiles; a small 
 whose it is. What a person asked for stays in the job's folder until it was fetched.
 """
 
+import errno
 import importlib.util
 import json
 import os
@@ -35,6 +36,7 @@ MADE = (names.PEFT_FOLDER, names.MODEL_FOLDER, names.ADAPTER_GGUF, names.MODEL_G
 BASE = names.BASE_GGUF
 WITHOUT_LLAMA: Quantisation = "Q8_0"  # the best that needs no compiled package
 _K_QUANTS = ("Q4_K_M", "Q5_K_M", "Q6_K")
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _FROM = re.compile(r"^FROM .*$", re.MULTILINE | re.IGNORECASE)
 
 _log = get_logger()
@@ -236,16 +238,23 @@ def collect(world: World, job: dict[str, Any], now: str, pulse: durable.Pulse = 
     for_person = about.get(serving.FOR) == serving.REQUEST
     target = folder / names.EXPORT if for_person else folder_of(world, version)
     told = _told(folder / names.EXPORT, target, result.export_sha256)
-    if told is None or not _is_whole(told, folder / names.EXPORT, target):
-        reason = "what it exported is not what its result says"
+    reason = "what it exported is not what its result says"
+    base, good = None, told is not None and _is_whole(told, folder / names.EXPORT, target)
+    if told is not None and good:
+        try:
+            base = _collect_base(world, job, folder, told)
+            if not for_person:
+                _into_place(folder / names.EXPORT, target, told, base, pulse)
+        except (OSError, ValidationError) as error:
+            if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+                raise  # the disk is waited for
+            good, reason = False, f"what it exported cannot be put to its place: {error}"
+    if told is None or not good:
         with db.transaction():
             jobs.fail(db, job["id"], reason, None, now)
         jobdir.tidy(folder)
         log.error("export_failed", version=version, reason=reason)
         return
-    base = _collect_base(world, job, folder, told)
-    if not for_person:
-        _into_place(folder / names.EXPORT, target, told, base, pulse)
     with db.transaction():
         if not for_person:
             serving.record_export(

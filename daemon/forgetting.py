@@ -12,12 +12,13 @@ from typing import Any
 from daemon import durable
 from daemon.durable import Pulse, no_pulse
 from daemon.forget import Place
-from daemon.ledger import Database, batches, forgetting, jobs
+from daemon.ledger import Database, batches, forgetting, jobs, serving
 from daemon.logs import get_logger
 from daemon.places import Subject, clean, eraser_of, go_through, holds, snapshots_of, subject_of
 from daemon.redaction import hash_of, recorder
 from daemon.training import Training
 from daemon.world import World
+from trainer import names
 
 _log = get_logger()
 
@@ -167,7 +168,8 @@ def _whole_batch(world: World, arguments: dict[str, Any], now: str, reason: str)
 
 
 def taught(world: World, seqs: list[int]) -> dict[str, Any]:
-    """`learnt_by`: the versions that learnt it, each with its folders; `rebuild`: from where one without it starts."""
+    """`learnt_by`: the versions that learnt it, each with its folders, and `served_as`, its names in Ollama; `rebuild`:
+    from where one without it starts."""
     db, paths = world.db, world.paths
     found, heads = forgetting.learnt_by(db, seqs), {head["version"] for head in jobs.heads(db).values()}
     learnt_by = []
@@ -176,12 +178,14 @@ def taught(world: World, seqs: list[int]) -> dict[str, Any]:
         name = f"checkpoint-{version['step']}"
         places = [paths.chains / str(version["chain"]) / name, paths.jobs / version["folder"] / name,
                   paths.root / "models" / f"v{version['id']}"]  # fmt: skip
+        places += [paths.jobs / str(job["folder"]) / names.EXPORT for job in serving.of_version(db, version["id"])]
         for snapshot in snapshots_of(world):
             places += sorted(snapshot.rglob(f"chains/{version['chain']}/{name}"))
             places += sorted(snapshot.rglob(f"models/v{version['id']}"))
         learnt_by.append({
             "version": version["id"], "state": version["state"], "chain": version["chain"], "step": version["step"],
             "in_use": in_use, "paths": [str(place) for place in places if place.exists()],
+            "served_as": serving.names_of(db, version["id"]),
         })  # fmt: skip
     return {"learnt_by": learnt_by, "rebuild": _rebuild(world, found[0]) if found else None}
 

@@ -155,7 +155,8 @@ class Serving:
         return timedelta(0) < left <= LONGEST_PAUSE  # a clock that was set back is not waited for
 
     def _next(self, line: str, wanted: int | None, row: dict[str, Any], now: str) -> Step | None:
-        here = (row["host"], row["alias"]) == (self._host, self._steps.alias(line))
+        alias = self._steps.alias(line)
+        here = (row["host"], row["alias"]) == (self._host, alias) and self._steps.stands(alias)
         served_now = (here and row["version"] == wanted and bool(row["name"])) or (
             wanted is None and (row["version"] is None or row["host"] != self._host))  # fmt: skip
         told = not self._serve.command or wanted is None or row["told"] == wanted

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon import delivering
+from daemon import delivering, ledger
 from daemon.candidates import environment_of, model_of, names_decided, questions_of
 from daemon.delivering import Model, Place, Stop, Wrong
 from daemon.exporting import Made
@@ -43,6 +43,10 @@ class Steps:
         """Those that we gave there."""
         return serving.names_at(self._world.db, self.host)
 
+    def stands(self, alias: str) -> bool:
+        """Whether an alias is where the ledger has it: not in the middle of a move that nobody saw the end of."""
+        return self.names().get(alias, {}).get("state") in serving.READY
+
     def _place(self) -> Place:
         known = self.names()
         aliases = {name for name, row in known.items() if row["kind"] == "alias"}
@@ -66,8 +70,12 @@ class Steps:
         db, alias = self._world.db, self.alias(line)
         known = serving.names_at(db, self.host)
         kinds = {model.name: "version", alias: "alias", **({model.base: "base"} if model.base else {})}
-        for name in kinds:
-            if name in there and name not in known and name != model.base:  # a base is that of each home and profile
+        own = [name for name in kinds if name != model.base]  # a base is that of each home and profile
+        for name in own:
+            if whose := self._whose(name, line, kinds[name], known.get(name)):
+                raise Wrong(f"{whose} has the name {name} in Ollama already: give each its own (serve.name, with "
+                            "{profile} in it where several people are served)")  # fmt: skip
+            if name in there and name not in known:
                 raise Wrong(f"Ollama has a model {name} already that this home did not make: give ours another name "
                             f"(serve.name), or take it away (ollama rm {name})")  # fmt: skip
         blobs = {model.name: model.sha256, **({model.base: model.base_sha256} if model.base else {})}
@@ -77,6 +85,23 @@ class Steps:
                     version, base = (wanted, model.base) if kind == "version" else (None, None)
                     serving.begin_name(db, self.host, name, kind, now, line=line, version=version, base=base,
                                        blob=blobs.get(name))  # fmt: skip
+
+    def _whose(self, name: str, line: str, kind: str, known: dict[str, Any] | None) -> str | None:
+        """Who else of this home was given this name there: what one person taught must not answer another one."""
+        if known is not None and (known["line"], known["kind"]) != (line, kind):
+            return f"line {known['line']}" if known["line"] else "the main line"
+        home = self._world.home
+        for other in home.profile_names():
+            if other != self._world.name and (path := home.profile(other).ledger).exists():
+                with ledger.open_profile(path, write=False) as db:
+                    if name in serving.names_at(db, self.host):
+                        return f"profile {other}"
+        return None
+
+    def _turning(self, alias: str) -> None:
+        """Before it is moved or removed: whatever comes between, it is not taken to be what it was."""
+        with self._world.db.transaction():
+            serving.set_name(self._world.db, self.host, alias, "making")
 
     def _created(self, line: str, wanted: int, model: Model, now: str) -> None:
         with self._world.db.transaction():
@@ -99,6 +124,7 @@ class Steps:
 
     def moving(self, line: str, wanted: int | None, name: str, alias: str) -> Step:
         place, keep = self._place(), self._serve.keep_alive
+        self._turning(alias)
 
         def moved(_: None, now: str) -> None:
             before = serving.line(self._world.db, line)["version"]
@@ -118,6 +144,7 @@ class Steps:
         if base in known and known[base]["state"] in serving.READY:
             return self.moving(line, None, str(base), alias)
         place = self._place()
+        self._turning(alias)
 
         def gone(_: None, now: str) -> None:
             with self._world.db.transaction():

@@ -13,7 +13,7 @@ class MixSettings(Section):
     """`[training.mix]`: what goes into a job beside what is new."""
 
     replay: float = Field(
-        0.35, ge=0.0, le=0.9,
+        0.3, ge=0.0, le=0.9,
         description="Share of old memories in each job, trained once more so that they are not forgotten; 0: none.",
     )  # fmt: skip
     strategy: Literal["random", "least_recently_rehearsed", "highest_loss"] = Field(
@@ -22,7 +22,7 @@ class MixSettings(Section):
         "known least when they were trained last.",
     )
     anchor: float = Field(
-        0.25, ge=0.0, le=0.9,
+        0.3, ge=0.0, le=0.9,
         description="Share of general text in each job, which keeps the abilities of the base model; 0: none.",
     )  # fmt: skip
     anchors: str = Field(

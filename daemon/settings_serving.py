@@ -50,7 +50,9 @@ class ServeSettings(Section):
     )
     full_quantisation: Quantisation = Field("Q6_K", description="Of versions with method full.")
     merge_onto: Literal["original", "dequantised"] = Field(
-        "dequantised", description="Onto which weights an adapter is added that was trained on a base in 4 bits."
+        "dequantised",
+        description="Onto which weights an adapter is added that was trained on a base in 4 bits: the base as it is, "
+        "or as it was in training (needs bitsandbytes).",
     )
     keep_tags: int = Field(
         3, ge=0, le=1000,
@@ -62,7 +64,7 @@ class ServeSettings(Section):
     )
     command: str = Field(
         "",
-        description="A command that is run when a version was exported, for other servers: paths are in its "
+        description="A command that is run when the head's files are new, for other servers: paths are in its "
         "environment (docs/serving.md). No shell: words and quotes only.",
     )
 

@@ -42,10 +42,29 @@ def long_faults() -> bool:
     return os.environ.get(LONG_FAULTS, "") not in ("", "0")
 
 
+_LONG_ONES = ("systemd", "e2e", "faults", "contract")  # folders
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A gpu test is skipped where no CUDA driver is; looking for its device node needs no torch."""
+    """A gpu test is skipped where no CUDA driver is; looking for its device node needs no torch. Each of several
+    workers begins with long tests, those that boot a machine all at one of them."""
+    _deal(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     if Path("/dev/nvidiactl").exists():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _deal(items: list[pytest.Item], workers: int) -> None:
+    """Workers are given equal runs of the list, and take from each other's ends later."""
+    long = {name: [one for one in items if one.path.parent.name == name] for name in _LONG_ONES}
+    if workers == 1 or not all(long.values()):
+        return
+    rest = [one for one in items if one.path.parent.name not in long]
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        for name in _LONG_ONES[number::workers]:
+            dealt += long[name]
+        dealt += rest[len(rest) * number // workers : len(rest) * (number + 1) // workers]
+    items[:] = dealt

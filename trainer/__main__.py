@@ -186,16 +186,31 @@ def _chat(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trainer chat", description="Talk over stdio, in JSON lines."
     )
-    parser.add_argument("path", help="a checkpoint folder, or the name of a base model")
+    parser.add_argument("path", help="a checkpoint folder, the name of a base model, or a GGUF file")
     parser.add_argument("--base", help="the base model, where it is not the one that the checkpoint names")
     parser.add_argument(
         "--weights", choices=("raw", "ema"), default="raw", help="ema: the running mean of the checkpoint's weights"
     )
+    parser.add_argument("--tokenizer", metavar="BASE", help="of a GGUF: the base model whose tokenizer it is")
+    parser.add_argument("--adapter-gguf", type=Path, metavar="FILE", help="of a GGUF: an adapter on top of it")
     options = parser.parse_args(arguments)
+    if options.path.endswith(".gguf"):
+        if options.tokenizer is None:
+            parser.error("a GGUF needs --tokenizer BASE")
+        return _chat_gguf(Path(options.path), options.adapter_gguf, options.tokenizer)
     settle(models=True, quantised=False)
     from trainer.chat import chat
 
     return chat(options.path, options.base, weights=options.weights)
+
+
+def _chat_gguf(gguf: Path, adapter: Path | None, tokenizer: str) -> int:
+    """llama.cpp computes: torch, which transformers imports wherever it finds it, would be most of the start."""
+    settle(models=False, quantised=False)
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    from trainer.gguf_chat import chat
+
+    return chat(gguf, adapter, tokenizer)
 
 
 def _let_go(stream: TextIO) -> None:

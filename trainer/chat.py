@@ -1,39 +1,24 @@
-"""Talking to a model over stdio: one JSON object a line in, one out, until the input ends.
+"""Talking to a model over stdio, with torch. chat_lines.py describes the lines, gguf_chat.py talks to a GGUF."""
 
-Request: `messages`, and optionally `prefix` (assistant text to go on from), `max_new_tokens`,
-`temperature` (0 takes the likeliest token), `seed`. Answer: `text` and `tokens`, or `error`.
-"""
-
-import json
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainer import base_files, names
 from trainer.answering import stop_tokens
 from trainer.base_files import BaseMissing
+from trainer.chat_lines import Request, answer_all, say, say_error
 from trainer.chat_tokens import encode, load_tokenizer, prompt_text
-from trainer.contract import JobEnded, Message, TrainingRecipe, Weights, what_is_wrong
+from trainer.contract import JobEnded, TrainingRecipe, Weights
 from trainer.names import ExitCode
 from trainer.reading import open_for_reading, recipe_of
 
-
-class Request(BaseModel):
-    """What may stand in a request line."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    messages: list[Message] = Field(min_length=1)
-    prefix: str = ""
-    max_new_tokens: int = Field(128, ge=1, le=65536)
-    temperature: float = Field(0.0, ge=0.0, le=10.0)
-    seed: int = Field(0, ge=0, lt=2**63)
+__all__ = ["Request", "Speaker", "chat"]
 
 
 def chat(
@@ -50,7 +35,7 @@ def chat(
         tokenizer = load_tokenizer(base_files.resolve(name))
         model, device = open_for_reading(name, checkpoint, recipe, weights)
     except (JobEnded, BaseMissing) as end:
-        _say(sink, {"error": " ".join(str(end).split())})
+        say_error(sink, end)
         return end.exit_code if isinstance(end, JobEnded) else ExitCode.BAD_SPEC
     if (
         isinstance(model, PeftModel)
@@ -61,10 +46,8 @@ def chat(
     speaker = Speaker(model, tokenizer, device)
     step = names.checkpoint_step(checkpoint.name) if checkpoint is not None else None
     ready = {"ready": True, "base": name, "checkpoint": checkpoint and checkpoint.name, "step": step}
-    _say(sink, ready if weights == "raw" else {**ready, "weights": weights})
-    for line in source:
-        if line.strip():
-            _say(sink, _answer(speaker, line))
+    say(sink, ready if weights == "raw" else {**ready, "weights": weights})
+    answer_all(source, sink, speaker.answer)
     return ExitCode.DONE
 
 
@@ -99,16 +82,6 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> i
     return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
 
 
-def _answer(speaker: Speaker, line: str) -> dict[str, Any]:
-    try:
-        text, tokens = speaker.answer(Request.model_validate_json(line))
-    except ValidationError as error:
-        return {"error": what_is_wrong(error)}
-    except JobEnded as error:
-        return {"error": str(error)}
-    return {"text": text, "tokens": tokens}
-
-
 def _what_lies_at(path: str, base: str | None) -> tuple[str, Path | None, TrainingRecipe]:
     """Base name, checkpoint folder if it is one, and a recipe that says how to load the base."""
     folder = Path(path).expanduser()
@@ -117,8 +90,3 @@ def _what_lies_at(path: str, base: str | None) -> tuple[str, Path | None, Traini
         return name, None, TrainingRecipe(base_model=name, load_in_4bit=False)
     recipe = recipe_of(folder, base)
     return recipe.base_model, folder, recipe
-
-
-def _say(sink: TextIO, content: dict[str, Any]) -> None:
-    sink.write(json.dumps(content, ensure_ascii=False) + "\n")
-    sink.flush()

@@ -94,6 +94,8 @@ def _main(request: Path, answer: Path) -> None:
         asked["model"], n_ctx=len(tokens) + 8, n_batch=max(512, len(tokens)), n_ubatch=max(512, len(tokens)),
         n_gpu_layers=0, logits_all=True, lora_path=asked["adapter"], verbose=False,
     )  # fmt: skip
+    if asked["adapter"] and not getattr(model, "_lora_adapter", True):  # a null pointer, which Llama takes for one
+        raise SystemExit("llama.cpp does not open the adapter: it is none of this model, or is damaged")
     ids = [model.tokenize(text.encode(), add_bos=special, special=True) for text, special in asked["texts"]]
     model.eval(tokens)
     vocab = llama_cpp.llama_model_get_vocab(model.model)

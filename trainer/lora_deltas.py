@@ -52,12 +52,17 @@ class Delta:
         """Add it in place, with the very rounding that PEFT's `merge_and_unload` does: the product in float32, and
         one rounding to the weight's number format (a table of rows: two)."""
         b, a = read_tensor(self.b).float(), read_tensor(self.a).float()
+        exact = abs(math.frexp(self.scale)[0]) == 0.5  # a power of two rounds nothing: let the smaller factor have it
+        if exact:
+            b *= self.scale
         product = torch.mm(b, a, out=room.take("product", (b.shape[0], a.shape[1]), torch.float32))
         if self.embedding or self.transposed:
             product = product.t()
         rows = max(1, _AT_ONCE // max(1, weight.shape[-1]))
         for begin in range(0, weight.shape[0], rows):
-            part = product[begin : begin + rows].mul_(self.scale)
+            part = product[begin : begin + rows]
+            if not exact:
+                part.mul_(self.scale)
             if self.embedding:
                 part = part.to(weight.dtype)
             summed = weight[begin : begin + rows]

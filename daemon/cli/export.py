@@ -23,9 +23,12 @@ def register(subparsers: "Subparsers") -> None:
         "model.gguf and a Modelfile; with --adapter-only adapter/ (as peft opens it) and adapter.gguf. Also of a "
         "version that was refused. The head and what is served stay as they are.",
     )  # fmt: skip
-    parser.add_argument("version", metavar="vN")
+    parser.add_argument("version", metavar="vN", help="also one that was refused")
     parser.add_argument("--to", required=True, metavar="DIR", help="a folder that is not there yet, or empty")
-    parser.add_argument("--quant", choices=QUANTISATIONS, help="of the GGUF (default: as [serve] says)")
+    parser.add_argument(
+        "--quant", choices=QUANTISATIONS,
+        help="of the GGUF (default: as [serve] says); K-quants need the extra gguf, else Q8_0 is made",
+    )  # fmt: skip
     parser.add_argument("--adapter-only", action="store_true", help="not merged: megabytes, to be put onto the base")
     profile_option(parser)
     parser.add_argument("--json", action="store_true", help="keys: see docs/cli.md")

@@ -135,6 +135,8 @@ def _models(told: dict[str, Any]) -> Iterator[str]:
                 yield f"    rm -r {shlex.quote(path)}"
         else:
             yield f"  {where}: no file of it is left"
+        if version["served_as"]:
+            yield f"    in Ollama as {', '.join(version['served_as'])}: until another version is served and pruned"
     rebuild = told["rebuild"]
     if rebuild["path"]:
         yield f"the last checkpoint from before its first training is {rebuild['path']} (step {rebuild['step']}): " \

@@ -41,6 +41,9 @@ def describe(paths: ProfilePaths, job: dict[str, Any], now: float | None = None)
 
 def line(job: dict[str, Any]) -> str:
     """One line for eyes out of `describe`."""
+    if job["kind"] != "finetune":  # it has no steps, and no loss
+        doing = job["phase"] or "starting" if job["state"] == "running" else job["state"]
+        return f"job {job['id']}  {job['kind']}  {doing}"
     parts = [
         f"job {job['id']}",
         drawing.bar(job["steps_done"], job["steps_planned"]),

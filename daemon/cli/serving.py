@@ -63,7 +63,7 @@ def facts(db: "Database") -> dict[str, Any]:
 
 
 def sentences(row: dict[str, Any]) -> list[str]:
-    """`v12 as me since 03:10`; `v13 waits: ...; next try 03:12`."""
+    """`v12 as me since 03:10`; `v13 waits, next try 03:12: ...`."""
     found = []
     if row["name"] and row["version"] is not None:
         found.append(f"v{row['version']} as {row['alias']} since {_at(row['since'])}")
@@ -73,7 +73,7 @@ def sentences(row: dict[str, Any]) -> list[str]:
         found.append(f"v{row['told']} by serve.command")
     what = f"v{row['tried']}" if row["tried"] is not None else "the base model"
     if row["reason"] and row["next_try"]:
-        found.append(f"{what} waits: {row['reason']}; next try {_at(row['next_try'])}")
+        found.append(f"{what} waits, next try {_at(row['next_try'])}: {row['reason']}")
     elif row["reason"]:
         found.append(f"{what} is not served: {row['reason']}; engramd serve tries again")
     elif row["wanted"] is not None and row["wanted"] not in (row["version"], row["told"]):

@@ -164,7 +164,8 @@ def what_next(found: dict[str, Any], *, runs: bool) -> str:
         return f"no daemon runs: {begun} once you start `engramd run` or `engramd train{_for(found['profile'])}`"
     if job and job["state"] == "running":
         after = "what has come meanwhile is the next job" if unread or waiting else "nothing else waits"
-        return f"job {job['id']} ends, is judged and becomes the head; {after}"
+        ends = {"export": "ends, and what it makes is served or fetched", "generate": "ends, and training goes on"}
+        return f"job {job['id']} {ends.get(job.get('kind'), 'ends, is judged and becomes the head')}; {after}"
     if job:
         return f"job {job['id']} is {job['state']}: {job['reason'] or 'it is next'}"
     if unread:

@@ -1,5 +1,6 @@
 """A conversation with a model in a trainer's child process: JSON lines over its stdin and stdout."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,8 +21,18 @@ class TalkError(Exception):
 
 
 def chat_command(target: str) -> list[str]:
-    """`target` is a checkpoint's folder or the name of a base model."""
+    """`target` is a checkpoint's folder, the name of a base model, or a GGUF (see `gguf_options`)."""
     return [sys.executable, "-m", "trainer", "chat", target]
+
+
+def gguf_options(tokenizer: str, adapter: Path | None = None) -> list[str]:
+    """What belongs after `chat_command` of a GGUF: the base model whose tokenizer it is, and an adapter on top."""
+    return ["--tokenizer", tokenizer, *([] if adapter is None else ["--adapter-gguf", str(adapter)])]
+
+
+def llama_is_there() -> bool:
+    """Whether the trainer, which runs in this Python, can answer by llama.cpp; finds it without loading it."""
+    return importlib.util.find_spec("llama_cpp") is not None
 
 
 class Talk:

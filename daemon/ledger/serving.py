@@ -23,6 +23,11 @@ def job_of(db: Database, version: int, purpose: str = SERVING) -> dict[str, Any]
     )
 
 
+def of_version(db: Database, version: int) -> list[dict[str, Any]]:
+    """Every export job of a version."""
+    return db.all(f"SELECT * FROM jobs WHERE kind='export' AND json_extract(cycle, '$.{OF}')=? ORDER BY id", (version,))
+
+
 def failures(db: Database, version: int, since: str | None) -> int:
     """How many export jobs of a version have failed, of those that were frozen since then."""
     return db.number(
@@ -89,6 +94,15 @@ def names_at(db: Database, host: str) -> dict[str, dict[str, Any]]:
 
 def all_names(db: Database) -> list[dict[str, Any]]:
     return db.all("SELECT * FROM served_names ORDER BY host, name")
+
+
+def names_of(db: Database, version: int) -> list[str]:
+    """Under which names a version answers in an Ollama, as far as is known."""
+    rows = db.all(
+        """SELECT name FROM served_names WHERE kind='version' AND version=?
+        UNION SELECT alias FROM serving WHERE name IS NOT NULL AND version=? ORDER BY 1""", (version, version),
+    )  # fmt: skip
+    return [str(row["name"]) for row in rows]
 
 
 def begin_name(

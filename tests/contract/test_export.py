@@ -242,5 +242,6 @@ def test_the_modelfile_keeps_what_it_is_given() -> None:
     )
     assert text == (
         'FROM ./m.gguf\nTEMPLATE """{{ .System }}{{ "\\"\\"\\"" }}\n{{ "\\"" }}"""\n'
-        'PARAMETER stop "<end>"\nPARAMETER stop """""""\nPARAMETER stop """a\nb"""\nPARAMETER num_ctx 4096\nPARAMETER repeat_penalty 1\n'
+        'PARAMETER stop "<end>"\nPARAMETER stop """""""\nPARAMETER stop """a\nb"""\n'
+        "PARAMETER num_ctx 4096\nPARAMETER repeat_penalty 1\n"
     )

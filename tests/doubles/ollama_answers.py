@@ -62,6 +62,8 @@ class Loaded:
                 n_threads_batch=1,
                 verbose=False,
             )
+            if adapters and not getattr(self.llama, "_lora_adapter", True):
+                raise ValueError("failed to load the adapter")
         except Exception as error:  # llama.cpp tells no more than that it did not load
             raise Refused(500, f"llama runner process has terminated: error loading model: {error}") from None
 

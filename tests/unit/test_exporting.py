@@ -150,6 +150,22 @@ def test_an_export_that_is_not_what_it_says_is_thrown_away(
     check_alias(ollama, 1)
 
 
+def test_an_export_without_a_place_fails_and_ends_nothing(
+    home: Home, ollama: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_place(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "models/v1")
+
+    monkeypatch.setattr(exporting, "_into_place", no_place)
+    night(home, ollama, "one", "two")
+    assert not names_of(ollama) and "cannot be put to its place" in line(home)["reason"]
+    with read(home) as db:
+        assert [job["state"] for job in jobs.listing(db) if job["kind"] == "finetune"] == ["promoted"]
+    monkeypatch.undo()
+    work(home, ollama, later=LATER)
+    check_alias(ollama, 1)
+
+
 def test_an_overtaken_export_is_given_up(home: Home, ollama: Serving) -> None:
     """The head goes back while the export of the newer one runs."""
     night(home, ollama, "one", "two")
@@ -224,7 +240,7 @@ def test_status_says_what_is_served_and_what_waits(
     ollama.stop()
     night(home, ollama, "three")
     said = engramd(home, capsys, "status")
-    assert "v1 as me since" in said and "v2 waits: no Ollama answers at" in said and "; next try" in said
+    assert "v1 as me since" in said and "v2 waits, next try " in said and ": no Ollama answers at" in said
     told = json.loads(engramd(home, capsys, "status", "--json"))["profiles"][0]["serving"]
     assert [(one["version"], one["wanted"], one["tries"]) for one in told["lines"]] == [(1, 2, 1)]
     asked = ("serve", "--set", f"serve.host={ollama.host}", "--set", "serve.ollama=always",
@@ -233,6 +249,18 @@ def test_status_says_what_is_served_and_what_waits(
     ollama.start()
     assert "v2 as me since" in engramd(home, capsys, *asked)
     check_alias(ollama, 2)
+
+
+def test_status_takes_no_export_for_training() -> None:
+    from daemon.cli import running
+    from daemon.cli.status import what_next
+
+    job = {"id": 7, "kind": "export", "state": "running", "phase": "working"}
+    assert running.line(job) == "job 7  export  working"
+    counts = {"claimed": 0, "reading": 0}
+    said = what_next({"batches": counts, "job": job, "files_in_inbox": 0, "waiting_memories": 0, "waits": None},
+                     runs=True)  # fmt: skip
+    assert "judged" not in said and "job 7 ends" in said
 
 
 def test_training_in_the_foreground_does_not_serve(home: Home, ollama: Serving) -> None:

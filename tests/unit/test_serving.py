@@ -243,6 +243,27 @@ def test_a_rollback_moves_the_alias_without_an_upload(home: Home, ollama: Servin
     assert line(home)["before"] == 2
 
 
+def test_a_rollback_undoes_a_move_that_nobody_saw_the_end_of(
+    home: Home, ollama: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name was moved, but not written down: going back to what the ledger has there must move it all the same."""
+    from daemon import delivering
+    from daemon.ollama import Trouble
+
+    night(home, ollama, "one", "two")
+
+    def breaks_off(*_: object) -> bool:
+        raise Trouble("the connection broke", retry=True)
+
+    monkeypatch.setattr(delivering, "_is_same", breaks_off)
+    night(home, ollama, "three")
+    monkeypatch.undo()
+    found = names_of(ollama)
+    assert line(home)["version"] == 1 and found["me"] == found["me-v2"] != found["me-v1"]
+    assert rollback(home, ollama, 1)["request"] == "done"
+    check_alias(ollama, 1)
+
+
 def test_a_reset_leads_to_the_plain_base(home: Home, ollama: Serving) -> None:
     night(home, ollama, "one", "two")
     trained = answer(ollama)
@@ -407,6 +428,23 @@ def test_another_ones_model_is_never_touched(home: Home, ollama: Serving, tmp_pa
     assert set(names_of(ollama)) == {"me", "engramd-me", "engramd-me-v1"} and answer(ollama) == before
 
 
+def test_no_two_people_share_a_name(home: Home, ollama: Serving) -> None:
+    """What one of them taught must not answer the other, were it for a moment."""
+    inbox = home.profile("ann").inbox
+    inbox.mkdir(parents=True)
+    drop(home, "a.jsonl", "one")
+    (inbox / "b.jsonl").write_text((home.inbox / "a.jsonl").read_text().replace("one", "two"))
+    home.profile("ann").root.mkdir(parents=True)
+    work(home, ollama, serve__name="we")
+    rows = {}
+    for name in ("me", "ann"):
+        with ledger.open_profile(home.profile(name).ledger, write=False) as db:
+            rows[name] = serving.line(db, ""), serving.all_names(db)
+    (served, _), (refused, given) = sorted(rows.values(), key=lambda row: row[0]["name"] is None)
+    assert served["name"] == "we-v1" and not given
+    assert "has the name we" in refused["reason"] and "{profile}" in refused["reason"] and not refused["next_try"]
+
+
 def test_what_was_taken_away_there_comes_back(home: Home, ollama: Serving) -> None:
     night(home, ollama, "one", "two")
     ollama.stop()
@@ -423,6 +461,19 @@ def test_what_was_taken_away_there_comes_back(home: Home, ollama: Serving) -> No
 def prune(home: Home, ollama: Serving, **more: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ask(home, ollama, "prune", {}, **more)["entries"]
     return found
+
+
+def test_forgetting_names_what_still_answers(home: Home, ollama: Serving) -> None:
+    """Versions that learnt it stand in Ollama too, and what was exported and not fetched lies in its job's folder."""
+    night(home, ollama, "one", "two")
+    asked = {"version": 1, "quant": "Q8_0", "adapter_only": False}
+    folder = Path(str(ask(home, ollama, "export", asked)["folder"]))
+    with read(home) as db:
+        ids = [row["id"].hex() for row in db.all("SELECT id FROM memories")]
+    told = ask(home, ollama, "forget", {"ids": ids[:1]})
+    (version,) = told["learnt_by"]
+    assert version["served_as"] == ["me", "me-v1"]
+    assert folder.is_dir() and str(folder) in version["paths"]
 
 
 def test_old_names_and_files_go(home: Home, ollama: Serving, capsys: pytest.CaptureFixture[str]) -> None:
@@ -488,4 +539,13 @@ def test_a_command_that_fails_is_tried_again(home: Home) -> None:
     night(home, None, "one", "two", serve__ollama="off", serve__command=f'{sys.executable} -c "raise SystemExit(3)"')
     assert "ended with 3" in line(home)["reason"] and line(home)["next_try"]
     work(home, None, serve__ollama="off", serve__command=f'{sys.executable} -c "{SAY}"', later=LATER)
+    assert line(home)["told"] == 1 and line(home)["reason"] is None
+
+
+def test_a_command_may_leave_a_server_behind(home: Home, tmp_path: Path) -> None:
+    """Which holds its output open, for as long as it likes."""
+    note = tmp_path / "pid"
+    words = f"sh -c 'sleep 600 & echo $! >{note}'"
+    night(home, None, "one", "two", serve__ollama="off", serve__command=words)
+    os.kill(int(note.read_text()), 15)  # it is alive
     assert line(home)["told"] == 1 and line(home)["reason"] is None
