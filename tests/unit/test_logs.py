@@ -338,7 +338,7 @@ def test_log_follows_until_interrupted(logged: Home) -> None:
             get_logger().info("counted", n=number)
         wait_for(lambda: b'"n": 79' in out.read_bytes())
         child.send_signal(2)
-        _, said = child.communicate(timeout=20)
+        _, said = child.communicate(timeout=90)
     finally:
         child.kill()
         child.wait()
