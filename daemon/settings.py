@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from daemon import expressions
 from daemon.home import Home, is_profile_name
+from daemon.settings_compute import ComputeSettings
 from daemon.settings_layers import (
     Fault,
     Layer,
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     gate: GateSettings = Field(default_factory=GateSettings)
     versioning: VersioningSettings = Field(default_factory=VersioningSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    compute: ComputeSettings = Field(default_factory=ComputeSettings)
     profiles: dict[str, ProfileSettings] = Field(default_factory=dict)
 
     _notices: list[str] = PrivateAttr(default_factory=list)

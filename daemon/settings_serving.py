@@ -107,10 +107,16 @@ class ServeSettings(Section):
 
 
 def _url(told: str) -> str:
-    """As Ollama reads its variable (envconfig.Host): scheme and port may be missing; 0.0.0.0 is an address to listen
-    at, and is reached as 127.0.0.1."""
+    """As Ollama reads its variable (envconfig.Host): scheme and port may be missing, a path stays, a port that is none
+    counts as missing; 0.0.0.0 is an address to listen at, and is reached as 127.0.0.1."""
     scheme, _, rest = told.rpartition("://")
-    place = rest.strip("/").split("/", 1)[0]
-    name, _, port = place.rpartition(":") if re.search(r":\d+$", place) else (place, "", "")
+    place, _, path = rest.partition("/")
+    if place.count(":") > 1 and not place.startswith("["):  # an IPv6 address without its brackets
+        place = f"[{place}]"
+    name, colon, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
+    if not colon:
+        name, port = place, ""
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        port = str({"https": 443, "http": 80}.get(scheme, _PORT))
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
-    return f"{scheme or 'http'}://{name}:{port or {'https': 443, 'http': 80}.get(scheme, _PORT)}"
+    return f"{scheme or 'http'}://{name}:{port}/{path}".rstrip("/")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemon.settings import Settings
 
 _GIB = 1 << 30
+_OLLAMA_SECONDS = 3.0
 _CHILD_SECONDS = 120  # importing torch on a cold disk is slow
 _FREE_WARN, _FREE_FAIL = 20 * _GIB, 1 * _GIB
 _WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is wrong
@@ -63,7 +64,8 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = [_python(), settings_check, *_torch(settings)]
     checks += [_disk(home), _inbox(home), _clock()]
     if settings is not None:
-        checks.append(_base_model(settings.training.base_model))
+        checks += [_base_model(settings.training.base_model), *_ollama(settings)]
+    checks.append(_llama_cpp())
     good = all(check.state != "fail" for check in checks)
     if args.json:
         print_json({"ok": good, "checks": [asdict(check) for check in checks]})
@@ -184,3 +186,29 @@ def _base_model(name: str) -> Check:
     except BaseMissing as error:
         return Check("base model", "warn", str(error))
     return Check("base model", "ok", f"{name} at {folder}")
+
+
+def _ollama(settings: "Settings") -> list[Check]:
+    from daemon.ollama import Ollama, Trouble
+
+    host, wish = settings.serve.where(), settings.serve.ollama
+    if wish == "off":
+        return []
+    with Ollama(host, _OLLAMA_SECONDS) as client:
+        try:
+            version = client.version()
+            adapters = "" if client.takes_adapters() else "; it takes no adapters: nights are served merged"
+        except Trouble as trouble:
+            said = "versions wait for it" if wish == "always" else "nothing is served there until one answers"
+            return [Check("Ollama", "warn" if wish == "always" else "ok", f"{trouble}; {said}")]
+    return [Check("Ollama", "ok", f"{version} at {host}{adapters}")]
+
+
+def _llama_cpp() -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Check("llama.cpp", "ok", f"llama-cpp-python {version('llama-cpp-python')}")
+    except PackageNotFoundError:
+        said = "not installed (pip install 'engramd[gguf]'): GGUFs are made in Q8_0 at most, ask and chat use torch"
+        return Check("llama.cpp", "ok", said)

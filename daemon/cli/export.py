@@ -1,6 +1,7 @@
 """`engramd export vN --to DIR`: a version's files for elsewhere: for peft, transformers, vLLM, llama.cpp, Ollama."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from daemon.cli.sizes import shown
 if TYPE_CHECKING:
     from daemon.cli import Subparsers
 
+_STAGED = ".tmp-engramd-export"  # of a copy that was cut off: the folder counts as empty
 QUANTISATIONS = ("f16", "bf16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
 
 
@@ -41,7 +43,7 @@ def _export(args: argparse.Namespace) -> int:
     from daemon.cli.versions import number_of
     from daemon.ledger import jobs
 
-    number, target, home = number_of(args.version), Path(args.to).expanduser().absolute(), home_of(args)
+    number, target, home = number_of(args.version), Path(os.path.abspath(Path(args.to).expanduser())), home_of(args)
     _look_at(target)
     with opened(home, args.profile) as db:
         if jobs.version(db, number) is None:
@@ -67,16 +69,17 @@ def _look_at(target: Path) -> None:
     """Never over anything that is there. Raises UserError."""
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file: name a folder with --to")
-    if target.is_dir() and any(target.iterdir()):
+    if target.is_dir() and any(entry.name != _STAGED for entry in target.iterdir()):
         raise UserError(f"{target} is not empty: name another folder with --to")
 
 
 def _copy(folder: Path, target: Path, files: list[str], *, adapter_only: bool) -> int:
-    """Under a temporary name first, so that a folder with the final one is whole. Gives the bytes. Raises UserError."""
+    """Under a temporary name first: a folder that has export.json is whole. Gives the bytes. Raises UserError."""
     from trainer import names
 
-    staged = target.with_name(f".tmp-{target.name}")
-    wanted = [*files, names.EXPORTED, *([names.MODELFILE] if (folder / names.MODELFILE).is_file() else [])]
+    there = target.is_dir()  # and empty: it may be where the person stands, or a link, so it stays
+    staged = target / _STAGED if there else target.with_name(f".tmp-{target.name}")
+    wanted = [*files, *([names.MODELFILE] if (folder / names.MODELFILE).is_file() else []), names.EXPORTED]
     if adapter_only:  # the base below it is another model's, and large
         wanted = [name for name in wanted if name not in (names.BASE_GGUF, names.MODELFILE)]
     try:
@@ -87,9 +90,12 @@ def _copy(folder: Path, target: Path, files: list[str], *, adapter_only: bool) -
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, place)
             size += place.stat().st_size
-        if target.is_dir():
-            target.rmdir()
-        staged.rename(target)
+        if there:
+            for name in dict.fromkeys(Path(name).parts[0] for name in wanted):  # export.json last
+                (staged / name).rename(target / name)
+            staged.rmdir()
+        else:
+            staged.rename(target)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise UserError(f"{target} cannot be written: {error.strerror}: {error.filename}") from None

@@ -86,7 +86,10 @@ def test_doctor_asks_torch_in_a_child(home: Home, capsys: pytest.CaptureFixture[
         "disk",
         "inbox",
         "clock",
+        "Ollama",
+        "llama.cpp",
     }
+    assert "no Ollama answers" in checks["Ollama"]["detail"]
     assert checks["base model"]["state"] == "warn"
     assert "engramd base fetch no/such" in checks["base model"]["detail"]
 

@@ -205,6 +205,7 @@ def test_a_version_is_copied_to_a_folder(exported: Home, tmp_path: Path, capsys:
     again = engramd(exported, capsys, "export", "v1", "--to", str(out), code=1)
     assert "not empty" in again
     adapter = tmp_path / "adapter"
+    (adapter / ".tmp-engramd-export" / "half").mkdir(parents=True)  # an empty folder, but for what was cut off
     engramd(exported, capsys, "export", "v1", "--to", str(adapter), "--adapter-only", "--json")
     assert {path.name for path in adapter.iterdir()} == {"adapter", "adapter.gguf", "export.json"}
     work(exported, None, **OFF)  # the fetched one leaves nothing

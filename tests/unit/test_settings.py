@@ -214,7 +214,11 @@ def test_engramd_toml_lists_every_key_with_its_default() -> None:
     text = (CHECKOUT / "etc" / "engramd.toml").read_text()
     assert text == template(), "write it anew: engramd config --template > etc/engramd.toml"
     plain = {name: {} for name in Settings.model_fields if name not in ("profiles", "sources")}
-    nested = {"training": {"when": {}, "mix": {}}, "retention": {"snapshots": {}, "versions": {}, "jobs": {}}}
+    nested = {
+        "training": {"when": {}, "mix": {}},
+        "retention": {"snapshots": {}, "versions": {}, "jobs": {}},
+        "compute": {"ssh": {}, "runpod": {}},
+    }
     assert tomllib.loads(text) == plain | nested
 
 
@@ -272,3 +276,12 @@ def test_wrong_settings_end_a_command_with_78(home: Home, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert said.startswith('engramd: etc/engramd.toml: inbox.quiet_seconds = "soon" is not allowed')
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("told", "url"), [
+    ("", "http://127.0.0.1:11434"), ("0.0.0.0", "http://127.0.0.1:11434"), (":5000", "http://127.0.0.1:5000"),
+    ("::1", "http://[::1]:11434"), ("[::]:5000", "http://[::1]:5000"), ("https://box", "https://box:443"),
+    ("http://box/ollama/", "http://box:80/ollama"), ("box:port", "http://box:11434"), ("box:70000", "http://box:11434"),
+])  # fmt: skip
+def test_where_ollama_is_looked_for(told: str, url: str) -> None:
+    assert Settings().serve.where({"OLLAMA_HOST": told}) == url
