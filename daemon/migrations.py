@@ -282,10 +282,23 @@ def m002_home_nights(db: sqlite3.Connection) -> None:
     _guard(db, "slots")
 
 
+def m003_home_spending(db: sqlite3.Connection) -> None:
+    """What rented machines cost: a row for each attempt, in dollars. `spent` is NULL until its meter stands."""
+    for statement in (
+        """CREATE TABLE spending (
+            id INTEGER PRIMARY KEY, name TEXT NOT NULL, profile TEXT NOT NULL, job INTEGER NOT NULL,
+            month TEXT NOT NULL, reserved REAL NOT NULL, spent REAL, note TEXT, at TEXT NOT NULL, until TEXT NOT NULL,
+            settled_at TEXT)""",
+        "CREATE UNIQUE INDEX spending_open ON spending(name) WHERE spent IS NULL",
+        "CREATE INDEX spending_month ON spending(month)",
+    ):
+        db.execute(statement)
+
+
 PROFILE_STEPS: Sequence[Step] = (
     m001_profile, m002_exports, m003_nights, m004_learning, m005_rehearsal, m006_serving
 )  # fmt: skip
-HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights)
+HOME_STEPS: Sequence[Step] = (m001_home, m002_home_nights, m003_home_spending)
 
 
 class SchemaError(Exception):

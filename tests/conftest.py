@@ -1,6 +1,7 @@
 """What every test gets: a home of its own, a clean environment, one thread. No test touches the checkout."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 os.environ["OLLAMA_HOST"] = "127.0.0.1:9"  # nobody: no test talks to the developer's own Ollama
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 
 from daemon.home import Home  # noqa: E402
 

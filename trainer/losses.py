@@ -37,6 +37,22 @@ class LossLog:
         self._file.close()
 
 
+class NoLosses(LossLog):
+    """Of all but the first of the processes that share a job."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, samples: Sequence[int], losses: Sequence[float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def by_sample(
     losses: NDArray[np.float32], micro_batches: Sequence[MicroBatch], samples: Sequence[int], prepared: Prepared
 ) -> list[float]:

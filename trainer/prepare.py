@@ -35,9 +35,10 @@ class Prepared:
     plan: Plan
 
 
-def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
+def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog, *, write: bool = True) -> Prepared:
     """Read, check and tokenise all samples of a job folder; write `plan.json`, `rendered.jsonl`
-    (loss marked) and `schema_applied.json` (the same texts without marks).
+    (loss marked) and `schema_applied.json` (the same texts without marks). `write`: of several processes
+    only the first one does.
 
     Raises BadSpec (one sentence with file and line) where the folder is wrong, BaseMissing where the
     tokenizer is not on this disk, Interrupted where `stop` is set.
@@ -58,6 +59,8 @@ def prepare(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog) -> Prepared:
         except BadSpec as error:
             raise BadSpec(f"{names.SAMPLES} line {number + 1} (sample {sample.id}): {error}") from error
     plan = make_plan(spec, tokenised)
+    if not write:
+        return Prepared(tokenizer, tokenised, plan)
     write_text(job / names.PLAN, plan.model_dump_json(indent=1) + "\n")
     lines = (_rendered_line(tokenizer, sample, t) for sample, t in zip(samples, tokenised, strict=True))
     write_text(job / names.RENDERED, "".join(lines))

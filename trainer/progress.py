@@ -41,6 +41,25 @@ class ProgressLog:
         self._file.close()
 
 
+class Silence(ProgressLog):
+    """Of all but the first of the processes that share a job: one tells for all."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, phase: str, **fields: Any) -> None:
+        pass
+
+    def beat(self, phase: str) -> None:
+        pass
+
+    def cut_after(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def whole_until(path: Path, step: int) -> int:
     """How many bytes of a file of JSON lines come before the first that is torn or tells of a later step."""
     keep = 0
