@@ -25,8 +25,8 @@ demo: $(STAMP) ## the whole road in a temporary home: recall before and after tw
 run: $(STAMP) ## the daemon in this checkout: drop files in inbox/
 	@.venv/bin/engramd run
 
-test: $(STAMP) ## every test, two at a time, the fault runs in their short form
-	@.venv/bin/python -m pytest -q -n 2 --dist worksteal
+test: $(STAMP) ## every test, three at a time, the fault runs in their short form
+	@.venv/bin/python -m pytest -q -n 3 --dist worksteal
 
 faults: $(STAMP) ## the long fault runs: kills at random moments
 	@ENGRAMD_FAULTS_LONG=1 .venv/bin/python -m pytest -q -m faults -o faulthandler_timeout=3600
