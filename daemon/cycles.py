@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from daemon import anchors
+from daemon import anchors, sending
 from daemon.again import rules_sha256, seqs_of
 from daemon.dataset import Dataset, Row
 from daemon.freezing import Material
@@ -76,7 +76,7 @@ def refusal(settings: Settings, profile: str, asked: dict[str, Any]) -> str | No
     if settings.versioning.merge_into_base and method == "lora":
         return ("versioning.merge_into_base is set, but this release cannot merge an adapter into its base yet: set it "
                 "to false in etc/engramd.toml, and cycles go on with their adapters")  # fmt: skip
-    return None
+    return sending.not_ready(settings, asked["where"]) if asked.get("where") else None
 
 
 def cycle_of(world: World, asked: dict[str, Any], now: str) -> Cycle:
@@ -148,7 +148,8 @@ def select(world: World, request: int, asked: dict[str, Any], now: str) -> Mater
          **asdict(cycle.window), "recent": chosen.recent, "old": chosen.old, "line": cycle.line,
          "method": cycle.recipe.method, "base_model": asked.get("base_model") or None,
          "instead_of": cycle.instead_of, "left_out_recent": chosen.left_out_recent,
-         "left_out_old": chosen.left_out_old, "builder": builder, "rules": rules_sha256(world)},
+         "left_out_old": chosen.left_out_old, "builder": builder, "rules": rules_sha256(world),
+         "where": asked.get("where") or None},
         cycle.line, cycle.recipe,
     )  # fmt: skip
 

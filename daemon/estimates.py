@@ -33,6 +33,7 @@ class Device:
     kind: str  # gpu or cpu
     name: str
     total: int | None
+    cards: int = 1  # GPUs that the driver knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def device(wish: str = "auto") -> Device:
             text=True, timeout=CARD_SECONDS, check=True,
         ).stdout.splitlines()  # fmt: skip
         size, _, name = told[0].partition(",")
-        return Device("gpu", name.strip(), int(size) << 20)
+        return Device("gpu", name.strip(), int(size) << 20, len(told))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return machine
 

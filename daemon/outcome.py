@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import cards, chains, durable, jobdir, losses, registry, supervisor
+from daemon.compute import telling
 from daemon.ledger import (
     Database,
     batches,
@@ -46,6 +47,8 @@ def settle(
     db, folder = world.db, world.paths.jobs / str(job["folder"])
     result = jobdir.read_result(folder)
     log = _log.bind(profile=world.name, job=job["id"])
+    if away := telling.read(folder):
+        log.info("job_came_home", ended=result is not None, **away)
     if result is None:
         return _crashed(world, job, ended, now, orphan=orphan)
     if result.exit_code == ExitCode.DONE and job["kind"] != "finetune":  # nothing to judge, and no version
@@ -228,7 +231,7 @@ def _summary(
         "mix": world.settings.training.mix.model_dump(mode="json"),
         "sizes": jobdir.sizes(folder, result.checkpoint, chains.folder(
             world.paths.chains, version["chain"], version["step"])),
-        "seconds": result.seconds,
+        "seconds": result.seconds, "compute": telling.read(folder) or None,
         "left_out": jobs.left_out_of(world.db, job["id"]),
         "plan": plan.model_dump(mode="json") if plan else None,
         "result": result.model_dump(mode="json"),

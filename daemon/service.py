@@ -11,10 +11,23 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from daemon import answers, going_back, inbox, ledger, notify, pruning, schedule, sharing, supervisor
+from daemon import (
+    answers,
+    budgets,
+    going_back,
+    inbox,
+    ledger,
+    notify,
+    pruning,
+    schedule,
+    sending,
+    sharing,
+    supervisor,
+)
 from daemon.delivering import Worker
 from daemon.home import Home, is_profile_name
 from daemon.ingestion import Ingestion
@@ -86,6 +99,9 @@ class Service:
         self._worker, self._aside = (Worker(lambda: self._wake.put(None)) for _ in range(2))
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
+        self._rented = budgets.Sweeper(
+            self._db, settings.compute, lambda: sending.home_id(self._db), self._place_of_job, self._open_jobs, clock
+        )
         self._sharing = sharing.Sharing(home)
         self._scanner = self._make_scanner()
         self._scan: inbox.Scan | None = None
@@ -208,8 +224,24 @@ class Service:
             worked |= self._schedule.serve(self._worlds, self._do_task)
         for world, _, training in self._worlds.values():
             self._sharing.refresh(world.paths, (training.running, jobs.get_head(world.db)), running=training.running)
+        worked |= self._rented.tick(now) if not self._stopping else False
         notify.status(self._status_line())
         return worked
+
+    def _place_of_job(self, profile: str, job: int) -> tuple[Path, bool] | None:
+        """Of a job that was sent away: its folder, and whether a courier is at work on it."""
+        world = self._worlds[profile][0] if profile in self._worlds else None
+        row = jobs.get(world.db, job) if world else None
+        if world is None or row is None:
+            return None
+        folder = world.paths.jobs / str(row["folder"])
+        return folder, supervisor.is_locked(folder)
+
+    def _open_jobs(self) -> set[str]:
+        """By what the jobs that go on are known elsewhere."""
+        found = ((world.name, jobs.open_job(world.db)) for world, _, _ in self._worlds.values())
+        return {sending.name_of(self._db, name, job["id"]) for name, job in found
+                if job is not None and job["state"] in ("frozen", "running")}  # fmt: skip
 
     def _why_held(self, now: str) -> str | None:
         """Why no job may run now. `engramd train --now` is stronger than hours and conditions, not than a pause."""
@@ -403,6 +435,7 @@ class Service:
                 self._last_tick(training)
             time.sleep(0.05)
         notify.extend_timeout(60.0)
+        self._rented.stop(self._now())
         for world, _, training in self._worlds.values():
             self._last_tick(training)  # a job that ended well is judged before we go
             world.db.close()

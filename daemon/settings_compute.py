@@ -61,11 +61,19 @@ class RunPodSettings(Section):
         le=1000.0,
         description="What a running pod costs, in dollars; nothing is rented while it is 0.",
     )
-    stopped_price_per_hour: float = Field(
-        0.0, ge=0.0, le=1000.0, description="What a stopped pod's volume costs."
-    )
     budget_per_job: float = Field(5.0, ge=0.0, le=100_000.0, description="Dollars that one job may cost.")
     budget_per_month: float = Field(20.0, ge=0.0, le=100_000.0, description="Dollars of a calendar month.")
+    tokens_per_second: float = Field(
+        0.0,
+        ge=0.0,
+        le=10_000_000.0,
+        description="Measured on such a pod, to reckon costs before; 0: as the last jobs of this home had it.",
+    )
+    python: str = Field(
+        "",
+        description="A Python of the image that has what the trainer needs; empty: an environment is made on the "
+        "volume.",
+    )
     start_minutes: float = Field(
         15.0, gt=0.0, le=240.0, description="Until a pod must have opened its SSH port."
     )

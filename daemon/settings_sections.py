@@ -184,6 +184,9 @@ class CycleSchedule(Section):
     dataset_builder: Literal["", "advanced", "classic"] = Field(
         "", description="As in [cycle]; empty: as it stands there."
     )
+    where: Literal["", "local", "ssh", "runpod"] = Field(
+        "", description="Where it is trained; empty: as in [compute]."
+    )
     profile: str = Field("", description="Whose memories; empty: of each profile, one cycle each.")
 
     @field_validator("profile")

@@ -46,6 +46,8 @@ class Limits:
     stop_seconds: float
     nice: int
     threads: int
+    processes: int = 1  # that share the job; 0: one for each GPU
+    sharded: str = "auto"  # whether they hold one model in pieces
 
 
 def threads_for(setting: int) -> int:
@@ -75,13 +77,13 @@ def kill_leftover(folder: Path, pid: int | None, pid_start: float | None) -> Non
     """SIGKILL the group of a trainer whose daemon died and that did not end by itself.
 
     The recorded pid counts only with its start time (pids come again); a trainer that was started but
-    not yet recorded is found by its command line.
+    not yet recorded is found by its command line, as are those that share its job, each in a group of its own.
     """
     for process in psutil.process_iter(["pid", "create_time", "cmdline"]):
         info = process.info
         recorded = info["pid"] == pid and pid_start is not None and abs(info["create_time"] - pid_start) < 1.0
         command = info["cmdline"] or []
-        if recorded or (str(folder) in command and "--lock-fd" in command):
+        if recorded or (str(folder) in command and {"--lock-fd", "--line"} & {*command}):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(os.getpgid(info["pid"]), signal.SIGKILL)
 
@@ -129,6 +131,7 @@ class Trainer:
         return {
             **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
             "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
+            "ENGRAMD_PROCESSES": str(self._limits.processes), "ENGRAMD_SHARDED": self._limits.sharded,
         }  # fmt: skip
 
     def _silence(self) -> float:

@@ -6,12 +6,24 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from daemon import anchors, chains, disk, estimates, exporting, jobdir, outcome, progress_tail, supervisor
+from daemon import (
+    anchors,
+    chains,
+    disk,
+    estimates,
+    exporting,
+    jobdir,
+    outcome,
+    progress_tail,
+    sending,
+    supervisor,
+)
 from daemon.freezing import Material, freeze
 from daemon.ledger import Database, jobs, memories
 from daemon.logs import get_logger
@@ -208,11 +220,19 @@ class Training:
         self._disk_again = self._clock() + DISK_PAUSE
         return True
 
-    def _too_large(self, recipe: TrainingRecipe, base: Path) -> str | None:
+    def _too_large(self, recipe: TrainingRecipe, base: Path, where: str = "local") -> str | None:
         """Why the device can plainly not hold a full fine-tune; asked of the driver once in a while."""
-        if recipe.method != "full":
+        if recipe.method != "full" or where != "local":
             return None
-        return estimates.cannot_hold(recipe, base, self._where())
+        return estimates.cannot_hold(recipe, base, self._shared(self._where(), recipe))
+
+    def _shared(self, device: estimates.Device, recipe: TrainingRecipe) -> estimates.Device:
+        """All the GPUs that hold a model in pieces, as one; only AdamW's moments can be cut (trainer/sharding.py)."""
+        compute = self._world.settings.compute
+        cards = min(compute.processes or device.cards, device.cards)
+        if cards < 2 or device.total is None or compute.sharded == "never" or recipe.optimizer != "adamw_torch":
+            return device
+        return replace(device, name=f"{cards} x {device.name}", total=cards * device.total)
 
     def _where(self) -> estimates.Device:
         if self._device is None or self._clock() > self._device[0]:
@@ -236,7 +256,7 @@ class Training:
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
-        if why := self._too_large(world.recipe, base):
+        if why := self._too_large(world.recipe, base, sending.where(world.settings, world.recipe)):
             self._wait(why)
             return False
         if self._too_full(base, 1, "the next job", world.recipe):
@@ -283,7 +303,7 @@ class Training:
             base = base_files.resolve(recipe.base_model)
         except base_files.BaseMissing as missing:
             raise ValueError(str(missing)) from None
-        if why := self._too_large(recipe, base):
+        if why := self._too_large(recipe, base, sending.where(self._world.settings, recipe, material.cycle)):
             raise ValueError(why)
         if self._too_full(base, 1, "the cycle", recipe, material.line):
             self._cycle_waits = True
@@ -342,17 +362,28 @@ class Training:
         except (OSError, ValidationError) as error:
             outcome.fail(self._world, job, f"its folder {folder} cannot be read: {error}", None, now)
             return True
-        if job["kind"] != "export" and not self._may_have(job, recipe, base):
+        command, away = self._command, sending.where_of(self._world, job, recipe) != "local"
+        if job["kind"] != "export" and not self._may_have(job, recipe, base, away=away):
             return False
+        if not away:
+            sending.stay(folder)
+        else:
+            try:
+                command = sending.send(self._world, self._home_db, job, recipe, base, self._fingerprint(base), now)
+            except sending.Waits as why:
+                self._not_before = self._clock() + MACHINE_PAUSE
+                self._wait(str(why))
+                return False
         self._wait(None)
         jobdir.clear_result(folder)
         limits = supervisor.Limits(
             heartbeat_seconds=settings.heartbeat_seconds, timeout_seconds=settings.timeout_hours * 3600,
             stop_seconds=settings.stop_seconds, nice=settings.nice, threads=settings.threads,
+            processes=self._world.settings.compute.processes, sharded=self._world.settings.compute.sharded,
         )  # fmt: skip
         with db.transaction():  # before the child exists: a child that no row knows of must not be
             jobs.start(db, job["id"], now)
-        self._child = supervisor.Trainer(folder, limits, self._command)
+        self._child = supervisor.Trainer(folder, limits, command)
         with db.transaction():
             jobs.record_process(db, job["id"], self._child.pid, self._child.pid_start)
         own = jobdir.newest_checkpoint(folder)
@@ -369,8 +400,11 @@ class Training:
         log.info("job_started", attempt=job["attempts"] + 1, pid=self._child.pid, steps=job["steps"])
         return True
 
-    def _may_have(self, job: dict[str, Any], recipe: TrainingRecipe, base: Path) -> bool:
-        """Whether device, disk and other models leave it the room that it takes; `waits` says what does not."""
+    def _may_have(self, job: dict[str, Any], recipe: TrainingRecipe, base: Path, *, away: bool) -> bool:
+        """Whether device, disk and other models leave it the room that it takes; `waits` says what does not. Of a job
+        that is trained elsewhere one checkpoint comes home."""
+        if away:
+            return not self._too_full(base, 1, f"job {job['id']}", recipe, job["line"])
         if why := self._too_large(recipe, base):  # frozen on another machine, or before a card was taken out
             self._wait(why)
             return False

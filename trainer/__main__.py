@@ -18,11 +18,12 @@ from typing import TextIO
 
 from pydantic import ValidationError
 
-from trainer import names
+from trainer import launch, names
 from trainer.base_files import BaseMissing
 from trainer.contract import BadSpec, JobEnded, JobResult, JobSpec, what_is_wrong
 from trainer.durable import write_text
 from trainer.names import ExitCode
+from trainer.rank_line import Ending, Line, die_with
 from trainer.report import Report
 from trainer.surroundings import settle
 
@@ -38,7 +39,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("job", type=Path, help="the job folder; or the word chat")
     parser.add_argument("--alive-fd", type=int, help="a pipe's end: when the other end closes, stop")
     parser.add_argument("--lock-fd", type=int, help="the folder's lock, taken by the daemon and handed down")
+    parser.add_argument("--line", help=argparse.SUPPRESS)  # of one of several processes: who started it
     options = parser.parse_args(arguments)
+    if options.line is not None:
+        return _share(options.job, options.line)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if options.alive_fd is not None:
@@ -59,22 +63,58 @@ def run(job: Path, stop: threading.Event, lock: int | None = None) -> int:
             print(f"another trainer is at work in {job}: nothing was touched", file=sys.stderr)
             return ExitCode.LOCKED
     # Never closed: the lock ends with the process, which holds the device's memory until then.
-    return _run_locked(job, stop)
+    return _run_locked(job, stop, lock)
 
 
-def _run_locked(job: Path, stop: threading.Event) -> int:
+def _run_locked(job: Path, stop: threading.Event, lock: int) -> int:
     began = time.monotonic()
-    try:
-        content = (job / names.SPEC).read_bytes()
-    except FileNotFoundError:
-        content = b""
+    content = _content(job)
     report = Report(spec_sha256=hashlib.sha256(content).hexdigest())
     if _already_done(job, report.spec_sha256):
         return ExitCode.DONE
     (job / names.RESULT).unlink(missing_ok=True)
+    processes = 1
+    try:
+        processes = launch.wanted(content)
+    except BadSpec as wrong:
+        return _tell(job, report, ExitCode.BAD_SPEC, str(wrong), began)
+    if processes > 1:
+        return launch.run(job, lock, stop, processes, report)
+    code, reason = _attempt(job, content, stop, report)
+    return _tell(job, report, code, reason, began)
+
+
+def _share(job: Path, name: str) -> int:
+    """Be one of the several processes of a job; 0, whatever came of it, which the line tells and `result.json`."""
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the line says when to stop
+    if os.environ.get("TORCHELASTIC_RUN_ID") is not None:
+        die_with(os.getppid())
+    rank = int(os.environ.get("RANK", "-1"))
+    line = Line(name, rank)
+    content = _content(job)
+    report = Report(spec_sha256=hashlib.sha256(content).hexdigest())
+    code, reason = _attempt(job, content, line.stop, report, line.store)
+    if rank == 0:
+        code = _tell(job, report, code, reason, began)
+    line.tell(Ending(code, reason))
+    return 0
+
+
+def _content(job: Path) -> bytes:
+    try:
+        return (job / names.SPEC).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _attempt(
+    job: Path, content: bytes, stop: threading.Event, report: Report, store: str | None = None
+) -> tuple[ExitCode, str | None]:
+    """Do the job, or this process's share of it; how it ended. Any other exception is a crash."""
     code, reason = ExitCode.DONE, None
     try:
-        _work(job, content, stop, report)
+        _work(job, content, stop, report, store)
     except JobEnded as end:
         code, reason = end.exit_code, _sentence(end)
     except BaseMissing as missing:
@@ -86,6 +126,11 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
             code, reason = ExitCode.OUT_OF_MEMORY, "the device ran out of memory: fewer tokens at a time may fit"
         else:
             raise
+    return code, reason
+
+
+def _tell(job: Path, report: Report, code: ExitCode, reason: str | None, began: float) -> ExitCode:
+    """Write `result.json`; the exit code."""
     result = report.result(code, reason, time.monotonic() - began)
     try:
         write_text(job / names.RESULT, result.model_dump_json(indent=1) + "\n")
@@ -99,14 +144,24 @@ def _run_locked(job: Path, stop: threading.Event) -> int:
     return code
 
 
-def _work(job: Path, content: bytes, stop: threading.Event, report: Report) -> None:
+def _work(job: Path, content: bytes, stop: threading.Event, report: Report, store: str | None) -> None:
+    """`store`: how several processes that share a finetune job find each other."""
     spec = _read_spec(content)
     settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised and spec.kind != "export")
-    from trainer.progress import ProgressLog
+    from trainer.progress import ProgressLog, Silence
 
-    log = ProgressLog(job)
+    if store is not None:
+        from trainer.finetune import finetune
+        from trainer.ranks import join
+
+        team = join(store)
+        log = ProgressLog(job) if team.first else Silence()
+    else:
+        team, log = None, ProgressLog(job)
     try:
-        if spec.kind == "prepare":
+        if team is not None:
+            finetune(job, spec, stop, log, report, team)
+        elif spec.kind == "prepare":
             from trainer.prepare import prepare
 
             prepare(job, spec, stop, log)

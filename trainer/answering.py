@@ -7,6 +7,7 @@ such padding is found out at the start and asked one question at a time.
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,21 @@ class Answerer:
     """A model in eval mode that answers; `tokens` is how many it may hold of several questions and answers."""
 
     def __init__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, device: torch.device, micro_batch_tokens: int
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        micro_batch_tokens: int,
+        agree: Callable[[Any], Any] = lambda value: value,
     ) -> None:
+        """`agree`: where several processes compute with one model in pieces, what the first of them has: all must go
+        on alike, also where two tokens are as likely but for rounding."""
+        self._agree = agree
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self._ends = stop_tokens(model, tokenizer)
         self._pad = int(tokenizer.pad_token_id)
         self._tokens = _TOKENS_A_MICRO_BATCH * micro_batch_tokens
-        self._rows = _MOST_ROWS if _pads_cleanly(model, self._pad, device) else 1
+        self._rows = _MOST_ROWS if agree(_pads_cleanly(model, self._pad, device)) else 1
 
     def groups(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Iterator[range]:
         """Which prompts are answered together, in their order. It follows from their lengths alone."""
@@ -66,7 +75,7 @@ class Answerer:
             extra = {} if places is None else {"attention_mask": mask, "position_ids": places}
             output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
             cache = output.past_key_values
-            chosen = output.logits[:, -1].float().argmax(-1).tolist()
+            chosen = self._agree(output.logits[:, -1].float().argmax(-1).tolist())
             for row, token in enumerate(chosen):
                 ended[row] = ended[row] or token in self._ends
                 if not ended[row]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 BUILTIN_PREFIX = "builtin:"
+FOLDER_VARIABLE = "ENGRAMD_BASE_FOLDER"
 BLOCK = 64 * 1024  # bytes
 BLOCKS = 64  # read from each weight file
 
@@ -31,18 +32,22 @@ class BaseMissing(Exception):
 
 
 def resolve(name: str, environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of base model `name`: `builtin:tiny`, a folder, or a hub id in the Hugging Face cache.
+    """The folder of base model `name`: `builtin:tiny`, a folder, or a hub id in the Hugging Face cache. On a machine
+    that a job was sent to, ENGRAMD_BASE_FOLDER names where it was put.
 
     Raises BaseMissing where the folder, its `config.json` or any of its weight files is not there.
     """
-    if name.startswith(BUILTIN_PREFIX):
+    environ = os.environ if environ is None else environ
+    if environ.get(FOLDER_VARIABLE):
+        folder = Path(environ[FOLDER_VARIABLE])
+    elif name.startswith(BUILTIN_PREFIX):
         folder = _builtin(name.removeprefix(BUILTIN_PREFIX))
     elif _looks_like_a_path(name):
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise BaseMissing(f"base model {name}: there is no such folder")
     else:
-        folder = _snapshot(name, os.environ if environ is None else environ)
+        folder = _snapshot(name, environ)
     problem = _incomplete(folder)
     if problem is not None:
         raise BaseMissing(f"base model {name}: {problem}{_hint(name)}")

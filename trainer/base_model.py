@@ -27,7 +27,7 @@ def choose_device(environ: Mapping[str, str] | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         sentence = (str(error).strip().splitlines() or ["unknown error"])[0].rstrip(".")
         raise NoDevice(f"CUDA was asked for but cannot be used: {sentence}") from error
-    return torch.device("cuda", 0)
+    return torch.device("cuda", torch.cuda.current_device())  # the first one, but where several processes share a job
 
 
 def choose_dtype(recipe: TrainingRecipe, device: torch.device) -> tuple[torch.dtype, str | None]:

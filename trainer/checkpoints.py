@@ -58,6 +58,8 @@ class Found:
     state: TrainerState
     base_fingerprint: str
     own: bool
+    processes: int = 1  # that shared the work, and ...
+    sharded: bool = False  # ... whether the model lay in pieces
 
 
 def sha256_of(path: Path) -> str:
@@ -73,13 +75,13 @@ def save(
     state: TrainerState,
     write_weights: Callable[[Path], None],
     *,
-    moments: dict[str, dict[str, Any]],
+    write_moments: Callable[[Path], None],
     scheduler: dict[str, Any],
     manifest: dict[str, Any],
 ) -> tuple[Path, str]:
     """Write `checkpoint-<global_step>` into the job folder; returns it and its manifest's SHA-256.
 
-    `write_weights` writes the weights' files into the folder that it is given; `manifest` says what the
+    `write_weights` and `write_moments` write their files into the folder that they are given; `manifest` says what the
     manifest tells beside the files. A torn folder of the same name is replaced.
     """
     name = f"{names.CHECKPOINT_PREFIX}{state.global_step}"
@@ -89,7 +91,7 @@ def save(
     try:
         temporary.mkdir()
         write_weights(temporary)
-        _save_tensors(temporary / names.OPTIMIZER, {"family": state.optimizer_family, "state": moments})
+        write_moments(temporary)
         _save_tensors(temporary / names.SCHEDULER, scheduler)
         _save_tensors(temporary / names.RNG, _random_state())
         _write_json(temporary / names.STATE, asdict(state))
@@ -137,10 +139,12 @@ def read(folder: Path, *, own: bool) -> Found:
     sha256 = verify(folder)
     try:
         state = TrainerState(**json.loads((folder / names.STATE).read_bytes()))
-        fingerprint = json.loads((folder / names.MANIFEST).read_bytes())["base_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = json.loads((folder / names.MANIFEST).read_bytes())
+        fingerprint, environment = told["base_fingerprint"], told.get("environment", {})
+        processes, sharded = int(environment.get("processes", 1)), bool(environment.get("sharded", False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Torn(f"{names.STATE} cannot be read") from error
-    return Found(folder, sha256, state, fingerprint, own)
+    return Found(folder, sha256, state, fingerprint, own, processes, sharded)
 
 
 def newest(job: Path, spec_sha256: str) -> tuple[Found | None, list[str]]:
@@ -178,16 +182,6 @@ def _named(job: Path, name: str, sha256: str) -> Found:
     return found
 
 
-def moments_of(found: Found) -> dict[str, dict[str, Any]]:
-    """Moments by parameter name. Raises BadSpec where the file holds anything but tensors and numbers."""
-    try:
-        stored = torch.load(found.folder / names.OPTIMIZER, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadSpec(f"{names.OPTIMIZER} of {found.folder.name} cannot be read") from error
-    moments: dict[str, dict[str, Any]] = stored["state"]
-    return moments
-
-
 def restore_random_state(found: Found) -> None:
     stored = torch.load(found.folder / names.RNG, map_location="cpu", weights_only=True)
     torch.set_rng_state(stored["cpu"])
@@ -213,14 +207,18 @@ def in_order(job: Path) -> list[Path]:
     return [path for step, path in sorted((s, p) for s, p in found if s is not None)]
 
 
-def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def environment(
+    device: torch.device, dtype: torch.dtype, processes: int = 1, sharded: bool = False
+) -> dict[str, Any]:
     """What equal bits need to be equal beside folder and recipe."""
     import accelerate
     import peft
     import transformers
 
     versions = {"accelerate": accelerate, "peft": peft, "torch": torch, "transformers": transformers}
+    several = {"processes": processes, "sharded": sharded} if processes > 1 else {}
     return {
+        **several,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

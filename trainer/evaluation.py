@@ -18,7 +18,9 @@ from trainer.chat_tokens import load_tokenizer
 from trainer.contract import BadSpec, JobSpec, TrainingRecipe, Weights
 from trainer.durable import write_text
 from trainer.opening import Opened, Run, read_retry
+from trainer.pieces import plain
 from trainer.progress import ProgressLog
+from trainer.ranks import Alone
 from trainer.report import Flag, Report
 from trainer.scores import BASE, CANDIDATE, SERVED, Score
 from trainer.scoring import Scoring, make_scoring
@@ -64,7 +66,7 @@ class Before:
     def __init__(self, job: Path, spec: JobSpec, scoring: Scoring, report: Report) -> None:
         self._job, self._spec, self._scoring, self._report = job, spec, scoring, report
         self.told: Scores = {}
-        self._done = self._read()
+        self._done = scoring.team.agree(self._read())
 
     @_keeping_random_state()
     def score_apart(self) -> None:
@@ -94,14 +96,15 @@ class Before:
         self._scoring.log.write("evaluating", note="before training")
         opened, parent = run.opened, self._job / names.PARENT
         if self._spec.parent is not None and self._spec.served is None and SERVED not in self.told:
-            with _weights(opened, parent, self._spec.parent_weights):
+            with _weights(opened, parent, self._spec.parent_weights, self._scoring.team):
                 self.told[SERVED] = self._scoring.score(opened)
         if BASE not in self.told:
             with adapter.without(opened.model):
                 self.told[BASE] = self._scoring.score(opened)
         if self._spec.parent is None and self._spec.served is None:
             self.told[SERVED] = self.told[BASE]  # a chain that begins: until now the base answers
-        self._write()
+        if self._scoring.team.first:
+            self._write()
 
     def _read(self) -> bool:
         try:
@@ -136,16 +139,18 @@ def score_after(job: Path, run: Run, scoring: Scoring, before: Before, report: R
     best: Weights = "raw"
     forced: Scores = {best: scoring.forced(opened, scoring.tokens)}
     if average is not None:
-        with averaging.swapped(adapter.by_stored_name(opened.model), average.mean, names.EMA):
+        with averaging.swapped(_stored(opened), average.mean, names.EMA):
             forced["ema"] = scoring.forced(opened, scoring.tokens)
-            if _loss(scoring, forced["ema"]) < _loss(scoring, forced["raw"]):
+            better = _loss(scoring, forced["ema"]) < _loss(scoring, forced["raw"])
+            if scoring.team.agree(better):
                 best = "ema"
                 forced[best] = scoring.free(opened, forced[best])
     if best == "raw":
         forced[best] = scoring.free(opened, forced[best])
     report.weights = best
     more = forced if average is not None else {}
-    _write(job, scoring, {CANDIDATE: forced[best], **before.told}, report, more)
+    if scoring.team.first:
+        _write(job, scoring, {CANDIDATE: forced[best], **before.told}, report, more)
 
 
 def _served(job: Path, scoring: Scoring, report: Report) -> Scores:
@@ -166,14 +171,14 @@ def _apart(
 ) -> Scores:
     """Open a checkpoint (or the base), score it, free it. `with_base`: its base too, where an adapter hides it."""
     recipe = scoring.spec.recipe if folder is None else _as_scored(reading.recipe_of(folder), scoring.spec.recipe)
-    theirs = scoring
+    theirs, team = scoring, scoring.team
     if recipe.base_model != scoring.spec.recipe.base_model:
         tokenizer = load_tokenizer(base_files.resolve(recipe.base_model))
-        theirs = make_scoring(job, scoring.spec, tokenizer, scoring.stop, scoring.log) or scoring
+        theirs = make_scoring(job, scoring.spec, tokenizer, scoring.stop, scoring.log, team) or scoring
     scoring.log.write("evaluating", note=f"{who} before training" if who != CANDIDATE else who)
     retry = read_retry(job)
-    model, device = reading.open_for_reading(recipe.base_model, folder, recipe, weights)
-    opened = reading.for_scoring(model, recipe, device, retry.micro_batch_tokens if retry else None)
+    model, device = team.in_turn(lambda: _opened(folder, recipe, weights, team))
+    opened = reading.for_scoring(model, recipe, device, retry.micro_batch_tokens if retry else None, team.agree)
     told = {who: theirs.score(opened, scoring.tokens)}
     if with_base and adapter.is_adapted(model):
         with adapter.without(model):
@@ -183,6 +188,15 @@ def _apart(
     return told
 
 
+def _opened(
+    folder: Path | None, recipe: TrainingRecipe, weights: Weights, team: Alone
+) -> tuple[reading.Model, torch.device]:
+    """In pieces where models lie in pieces; what is held in nf4 is small, and stays whole."""
+    to_cut = team.sharded and not recipe.quantised
+    model, device = reading.open_for_reading(recipe.base_model, folder, recipe, weights, to_cut=to_cut)
+    return (team.cut(model, device) if to_cut else model), device
+
+
 def _as_scored(theirs: TrainingRecipe, ours: TrainingRecipe) -> TrainingRecipe:
     """A checkpoint's own recipe, in the layout of this job."""
     layout = {key: getattr(ours, key) for key in ("max_seq_length", "packing", "micro_batch_tokens")}
@@ -190,13 +204,19 @@ def _as_scored(theirs: TrainingRecipe, ours: TrainingRecipe) -> TrainingRecipe:
 
 
 @contextmanager
-def _weights(opened: Opened, folder: Path, weights: Weights) -> Iterator[None]:
+def _weights(opened: Opened, folder: Path, weights: Weights, team: Alone) -> Iterator[None]:
     """The parent's model with these of its weights, for a while."""
     reading.check_weights(folder, weights)
     mean = load_file(folder / names.EMA) if weights == "ema" else {}
-    named = adapter.by_stored_name(opened.model)
-    with averaging.swapped(named, mean, folder.name) if mean else nullcontext():
+    if team.pieces is not None:
+        mean = {name: team.pieces.cut(name, one) for name, one in mean.items()}
+    with averaging.swapped(_stored(opened), mean, folder.name) if mean else nullcontext():
         yield
+
+
+def _stored(opened: Opened) -> dict[str, torch.nn.Parameter]:
+    """What a checkpoint stores of this model: of one in pieces, this process's."""
+    return {name: plain(weight) for name, weight in adapter.by_stored_name(opened.model).items()}
 
 
 def _loss(scoring: Scoring, theirs: list[Score]) -> float:

@@ -18,41 +18,51 @@ from trainer.batches import build
 from trainer.chat_tokens import TokenSequence
 from trainer.contract import BadSpec, Interrupted, JobSpec, TrainingRecipe
 from trainer.evaluation import Before, score_after
-from trainer.losses import LossLog, by_sample
+from trainer.losses import LossLog, NoLosses, by_sample
 from trainer.opening import Run, open_run
 from trainer.packing import MicroBatch, layout
 from trainer.prepare import Prepared, prepare
 from trainer.progress import ProgressLog
+from trainer.ranks import Alone
 from trainer.report import Flag, Report
 from trainer.scoring import make_scoring
 from trainer.seeds import derive
 
 
-def finetune(job: Path, spec: JobSpec, stop: Flag, log: ProgressLog, report: Report) -> None:
-    """Do the job, or what is left of it. `report` tells at every moment what has been done.
+def finetune(
+    job: Path, spec: JobSpec, stop: Flag, log: ProgressLog, report: Report, team: Alone | None = None
+) -> None:
+    """Do the job, or what is left of it. `report` tells at every moment what has been done. `team`: the processes that
+    share it, of which the first one writes and tells.
 
     Raises BadSpec, BaseMissing, NoDevice, Diverged, and Interrupted once the flag is set and the step
     in hand is saved.
     """
     if not spec.segments:
         raise BadSpec(f"{names.SPEC}: a finetune job needs at least one segment")
-    checkpoints.sweep(job)
-    prepared = prepare(job, spec, stop, log)
-    scoring = make_scoring(job, spec, prepared.tokenizer, stop, log)
+    team = team or Alone()
+    if team.first:
+        checkpoints.sweep(job)
+    prepared = team.all_do(lambda: prepare(job, spec, stop, log, write=team.first))
+    team.spread(spec.recipe)
+    agreed = team.flag(stop)
+    scorers = team.scorers
+    scoring = make_scoring(job, spec, prepared.tokenizer, scorers.flag(stop), log, scorers)
     before = Before(job, spec, scoring, report) if scoring else None
     log.write("loading")
     if before:
-        before.score_apart()
-    run = open_run(job, spec, log, report)
+        team.scores(before.score_apart)
+    run = open_run(job, spec, log, report, team)
     if before:
-        before.score_in(run)
-    losses = LossLog(job, run.global_step)
+        team.scores(lambda: before.score_in(run))
+    losses = LossLog(job, run.global_step) if team.first else NoLosses()
     try:
-        train(run, job, spec, prepared, stop, log, losses, report)
+        train(run, job, spec, prepared, agreed, log, losses, report)
     finally:
         losses.close()
     if scoring and before:
-        score_after(job, run, scoring, before, report)
+        team.scores(lambda: score_after(job, run, scoring, before, report))
+    team.close()
 
 
 def train(
@@ -84,7 +94,7 @@ def train(
         # The update, and one look at the device for all that is told of it.
         if run.scale != 1.0:
             _unscale(parameters, run.scale)
-        grad_norm = run.accelerator.clip_grad_norm_(parameters, recipe.max_grad_norm)
+        grad_norm = run.team.clip(run.accelerator, parameters, recipe.max_grad_norm)
         rate = rate_at(recipe, run.global_step, run.global_step - run.start_step, prepared.plan.steps)
         run.optimizer.step(rate)
         if run.average is not None:
@@ -147,18 +157,22 @@ def set_gradients(
     """
     loss_tokens = sum(sequence.loss_tokens for sequence in sequences)
     loss = torch.zeros((), device=run.opened.device)
-    each = []
-    for number, micro in enumerate(micro_batches):
-        batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
+    each: dict[int, torch.Tensor] = {}
+    for number, counts in run.team.turns(len(micro_batches)):
+        batch = build(micro_batches[number], sequences, packing=run.packing, pad=pad, device=run.opened.device)
         torch.manual_seed(derive(run.chain_seed, "dropout", run.global_step, number))
         with run.autocast():
             token_losses = run.opened.head.losses(batch)
             part = token_losses.sum() / loss_tokens
-        each.append(token_losses.detach())
+        if counts:
+            each[number] = token_losses.detach()
+            loss += part.detach()
+        else:
+            part = part * 0.0
         run.accelerator.backward(part * run.scale if run.scale != 1.0 else part)
-        loss += part.detach()
         log.beat("training")
-    return loss, each
+    sizes = [sum(sequences[one].loss_tokens for row in micro.rows for one in row) for micro in micro_batches]
+    return run.team.together(run.trained, loss, each, sizes)
 
 
 @torch.no_grad()
@@ -168,12 +182,12 @@ def loss_again(run: Run, spec: JobSpec, prepared: Prepared, pad: int) -> float:
     sequences, micro_batches = lay_out(run, spec.recipe, prepared, samples)
     total = 0.0
     run.opened.model.eval()
-    for micro in micro_batches:
-        batch = build(micro, sequences, packing=run.packing, pad=pad, device=run.opened.device)
+    for number, counts in run.team.turns(len(micro_batches)):
+        batch = build(micro_batches[number], sequences, packing=run.packing, pad=pad, device=run.opened.device)
         with run.autocast():
-            total += float(run.opened.head.losses(batch).sum())
+            total += float(run.opened.head.losses(batch).sum()) * counts
     run.opened.model.train()
-    return total / sum(sequence.loss_tokens for sequence in sequences)
+    return run.team.total(total) / sum(sequence.loss_tokens for sequence in sequences)
 
 
 def rate_at(recipe: TrainingRecipe, global_step: int, job_step: int, job_steps: int) -> float:
@@ -196,7 +210,8 @@ def save(run: Run, job: Path, recipe: TrainingRecipe, log: ProgressLog, report: 
     log.write("saving", step=run.global_step)
     folder, sha256 = run.save(run)
     report.checkpoint, report.checkpoint_sha256 = folder.name, sha256
-    checkpoints.prune(job, recipe.save_total_limit)
+    if run.team.first:
+        checkpoints.prune(job, recipe.save_total_limit)
     log.write("saving", step=run.global_step, note="saved", checkpoint=folder.name)
 
 

@@ -11,18 +11,20 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainer import adapter, base_files, base_model, checkpoints, names, optimizers
+from trainer import adapter, base_files, base_model, checkpoints, moments, names, optimizers
 from trainer.averaging import Average
 from trainer.batches import LossHead, packs_cleanly
-from trainer.checkpoints import Found, TrainerState
+from trainer.checkpoints import Found
 from trainer.contract import BadSpec, JobSpec, Retry, TrainingRecipe
 from trainer.divergence import Detector
 from trainer.progress import ProgressLog
+from trainer.ranks import Alone
 from trainer.report import Report
+from trainer.saving import Saver
 
 _HALF_SCALE = 1024.0  # float16 alone: keeps small gradients above zero; taken out again before the step
 
@@ -61,6 +63,7 @@ class Run:
     tokens: int
     last_loss: float | None
     save: Callable[["Run"], tuple[Path, str]]
+    team: Alone
 
     def tell(self, report: Report) -> None:
         report.start_step, report.global_step = self.start_step, self.global_step
@@ -68,7 +71,7 @@ class Run:
         report.samples_seen, report.tokens, report.last_loss = self.samples_seen, self.tokens, self.last_loss
 
 
-def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
+def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report, team: Alone) -> Run:
     """Base, adapter, moments and position from this job's newest checkpoint, else its parent's, else anew.
 
     Raises BadSpec, BaseMissing, NoDevice.
@@ -88,35 +91,29 @@ def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
         log.write("loading", note=sentence)
     base = base_files.resolve(recipe.base_model)
     fingerprint = base_files.fingerprint(base)
-    found = _find_start(job, spec, fingerprint, family, report)
+    found = team.first_does(lambda: _find_start(job, spec, fingerprint, family, report))
     chain_seed = found.state.chain_seed if found else spec.seed
 
     settle_bits()
-    model, trained = _load_for_training(recipe, base, device, dtype, found, chain_seed)
+    _notice_change(found, team, report, log)
+    model, trained = _load_for_training(recipe, base, device, dtype, found, chain_seed, team)
     optimizer = optimizers.make(trained, recipe, device)
     if found is not None:
-        _restore(found, optimizer, carry=found.own or recipe.carry_optimizer)
-    average = _average(model, optimizer, recipe, found)
+        _restore(found, optimizer, team, carry=found.own or recipe.carry_optimizer)
+    average = _average(model, optimizer, recipe, found, team)
     retry = read_retry(job)
-    opened = _lay_out(model, recipe, retry, device, report)
+    opened = _lay_out(model, recipe, retry, device, report, team)
     mixed = "bf16" if dtype == torch.bfloat16 and recipe.method == "lora" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     half = dtype == torch.float16
     state = found.state if found else None
     own = state if found and found.own else None
     before = state.global_step if state else 0
-    save = partial(
-        _save,
-        job,
-        spec=spec,
-        spec_sha256=report.spec_sha256,
-        family=family,
-        manifest={
-            "base_fingerprint": fingerprint,
-            "environment": checkpoints.environment(device, dtype),
-            "parent": spec.parent,
-        },
-    )
+    manifest = {
+        "base_fingerprint": fingerprint,
+        "environment": checkpoints.environment(device, dtype, team.size, team.sharded),
+        "parent": spec.parent,
+    }
     run = Run(
         opened=opened,
         accelerator=accelerator,
@@ -141,7 +138,8 @@ def open_run(job: Path, spec: JobSpec, log: ProgressLog, report: Report) -> Run:
         samples_seen=own.samples_seen if own else 0,
         tokens=own.tokens if own else 0,
         last_loss=own.last_loss if own else None,
-        save=save,
+        save=Saver(job, spec, report.spec_sha256, family, manifest),
+        team=team,
     )
     run.tell(report)
     log.cut_after(run.global_step)
@@ -206,8 +204,25 @@ def _load_for_training(
     dtype: torch.dtype,
     found: Found | None,
     chain_seed: int,
+    team: Alone,
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """The model with its adapter (LoRA) or all its weights (full) ready to train, and those by name."""
+    """The model with its adapter (LoRA) or all its weights (full) ready to train, and those by name.
+
+    In pieces it is cut from a whole one, which one process at a time has in the machine's memory.
+    """
+    there = torch.device("cpu") if team.sharded else device
+    model = team.in_turn(lambda: team.cut(_loaded(recipe, base, there, dtype, found, chain_seed), device))
+    return model, team.of_this_one(adapter.trainable(model))
+
+
+def _loaded(
+    recipe: TrainingRecipe,
+    base: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    found: Found | None,
+    chain_seed: int,
+) -> nn.Module:
     if recipe.method == "full":
         model: nn.Module = base_model.load_model(found.folder if found else base, device, dtype)
         model = placed(model, device)
@@ -219,7 +234,7 @@ def _load_for_training(
         if found is not None:
             adapter.load_adapter(adapted, found.folder)
         model = adapted
-    return model, adapter.trainable(model)
+    return model
 
 
 def placed(model: Any, device: torch.device) -> Any:
@@ -227,18 +242,18 @@ def placed(model: Any, device: torch.device) -> Any:
     return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
-def _restore(found: Found, optimizer: optimizers.Stepper, *, carry: bool) -> None:
+def _restore(found: Found, optimizer: optimizers.Stepper, team: Alone, *, carry: bool) -> None:
     """Moments (unless each job starts its own), compensation terms, random state."""
     if carry:
-        optimizer.load(checkpoints.moments_of(found))
+        optimizer.load(moments.read(found.folder, team.pieces and team.pieces.cut))
     terms = found.folder / names.COMPENSATION
     if isinstance(optimizer, optimizers.Compensated) and terms.exists():
-        optimizer.load_low_bits(load_file(terms))
+        optimizer.load_low_bits(_tensors(terms, team))
     checkpoints.restore_random_state(found)
 
 
 def _average(
-    model: nn.Module, optimizer: optimizers.Stepper, recipe: TrainingRecipe, found: Found | None
+    model: nn.Module, optimizer: optimizers.Stepper, recipe: TrainingRecipe, found: Found | None, team: Alone
 ) -> Average | None:
     """The running mean as the checkpoint left it; of one that has none, of a new chain: from the weights there."""
     if recipe.mean_decay == 0.0:
@@ -247,73 +262,44 @@ def _average(
     whole = {adapter.stored_name(name): name for name in adapter.trainable(model)}
     average = Average(stored, lambda name: optimizer.whole(whole[name]), recipe.mean_decay)
     if found is not None and (found.folder / names.EMA).exists():
-        average.load(load_file(found.folder / names.EMA), found.folder.name)
+        average.load(_tensors(found.folder / names.EMA, team), found.folder.name)
     return average
 
 
+def _tensors(path: Path, team: Alone) -> dict[str, Tensor]:
+    return load_file(path) if team.pieces is None else moments.read_tensors(path, team.pieces.cut)
+
+
+def _notice_change(found: Found | None, team: Alone, report: Report, log: ProgressLog) -> None:
+    """Bits are promised for one number of processes, and for pieces or none."""
+    if found is None or (found.processes, found.sharded) == (team.size, team.sharded):
+        return
+    sentence = (
+        f"{found.folder.name} was made in {_told(found.processes, found.sharded)}, this goes on in "
+        f"{_told(team.size, team.sharded)}: losses agree to rounding, not to the bit"
+    )
+    report.notice(sentence)
+    log.write("loading", note=sentence)
+
+
+def _told(processes: int, sharded: bool) -> str:
+    several = f"{processes} processes" if processes > 1 else "1 process"
+    return several + (" with the model in pieces" if sharded else "")
+
+
 def _lay_out(
-    model: nn.Module, recipe: TrainingRecipe, retry: Retry | None, device: torch.device, report: Report
+    model: nn.Module, recipe: TrainingRecipe, retry: Retry | None, device: torch.device, report: Report, team: Alone
 ) -> Opened:
     checkpointing = recipe.use_gradient_checkpointing if retry is None else retry.use_gradient_checkpointing
     if checkpointing and not base_model.enable_gradient_checkpointing(_inner(model)):
         report.notice("this model cannot do gradient checkpointing: training without it")
     head = LossHead(model)
-    packing = recipe.packing and packs_cleanly(model, head, device)
+    packing = recipe.packing and team.agree(packs_cleanly(model, head, device))
     if recipe.packing and not packing:
         report.notice("this model would see across samples packed in one row: training with padded rows")
     return Opened(
         model, head, device, packing, retry.micro_batch_tokens if retry else recipe.micro_batch_tokens
     )
-
-
-def _save(
-    job: Path, run: Run, *, spec: JobSpec, spec_sha256: str, family: str, manifest: dict[str, Any]
-) -> tuple[Path, str]:
-    recipe = spec.recipe
-    state = TrainerState(
-        global_step=run.global_step,
-        start_step=run.start_step,
-        segment=run.segment,
-        step_in_segment=run.step_in_segment,
-        samples_seen=run.samples_seen,
-        tokens=run.tokens,
-        last_loss=run.last_loss,
-        detector_mean=run.detector.mean,
-        detector_strikes=run.detector.strikes,
-        detector_first=run.detector.first,
-        chain_seed=run.chain_seed,
-        chain_key=recipe.chain_key(),
-        optimizer_family=family,
-        spec_sha256=spec_sha256,
-    )
-    scheduler = {
-        "lr_scheduler_type": recipe.lr_scheduler_type,
-        "warmup_steps": recipe.warmup_steps,
-        "global_step": run.global_step,
-        "start_step": run.start_step,
-    }
-    return checkpoints.save(
-        job,
-        state,
-        partial(_write_weights, run, recipe),
-        moments=run.optimizer.state(),
-        scheduler=scheduler,
-        manifest=manifest,
-    )
-
-
-def _write_weights(run: Run, recipe: TrainingRecipe, folder: Path) -> None:
-    model = run.opened.model
-    if run.average is not None:
-        save_file(run.average.state(), folder / names.EMA, metadata={"format": "pt"})
-    if isinstance(model, PeftModel):
-        adapter.save_adapter(model, folder, recipe)
-        return
-    assert isinstance(model, PreTrainedModel)
-    model.config._name_or_path = recipe.base_model
-    model.save_pretrained(folder)
-    if isinstance(run.optimizer, optimizers.Compensated):
-        save_file(run.optimizer.low_bits(), folder / names.COMPENSATION)
 
 
 def _inner(model: nn.Module) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,9 +30,11 @@ def recipe_of(checkpoint: Path, base: str | None = None) -> TrainingRecipe:
 
 
 def open_for_reading(
-    base_name: str, checkpoint: Path | None, recipe: TrainingRecipe, weights: Weights = "raw"
+    base_name: str, checkpoint: Path | None, recipe: TrainingRecipe, weights: Weights = "raw", *, to_cut: bool = False
 ) -> tuple[Model, torch.device]:
-    """The base model, or a checkpoint's model with these of its weights, in eval mode.
+    """The base model, or a checkpoint's model with these of its weights, in eval mode; the device it is meant for.
+
+    `to_cut`: it lies on the CPU as yet, to be cut into pieces.
 
     Raises BadSpec (also where a checkpoint holds no such weights), BaseMissing, NoDevice.
     """
@@ -42,8 +45,9 @@ def open_for_reading(
     if checkpoint is not None:
         check_weights(checkpoint, weights)
     folder = checkpoint if full and checkpoint is not None else base_files.resolve(base_name)
-    model = base_model.load_model(folder, device, dtype, quantised=recipe.quantised and not full)
-    model = placed(model, device)
+    there = torch.device("cpu") if to_cut else device
+    model = base_model.load_model(folder, there, dtype, quantised=recipe.quantised and not full)
+    model = placed(model, there)
     if adapted and checkpoint is not None:
         opened: Model = adapter.open_adapter(model, checkpoint)
     else:
@@ -62,11 +66,15 @@ def check_weights(checkpoint: Path, weights: Weights) -> None:
 
 
 def for_scoring(
-    model: Model, recipe: TrainingRecipe, device: torch.device, micro_batch_tokens: int | None = None
+    model: Model,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    micro_batch_tokens: int | None = None,
+    agree: Callable[[bool], bool] = lambda value: value,
 ) -> Opened:
-    """A model that was opened for reading, with its layout."""
+    """A model that was opened for reading, with its layout; `agree`: of several that compute, what the first finds."""
     head = LossHead(model)
-    packing = recipe.packing and packs_cleanly(model, head, device)
+    packing = recipe.packing and agree(packs_cleanly(model, head, device))
     return Opened(model, head, device, packing, micro_batch_tokens or recipe.micro_batch_tokens)
 
 

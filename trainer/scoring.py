@@ -17,6 +17,7 @@ from trainer.opening import Opened
 from trainer.packing import layout
 from trainer.prepare import read_probes
 from trainer.progress import ProgressLog
+from trainer.ranks import Alone
 from trainer.report import Flag
 from trainer.scores import Score, judged
 
@@ -33,6 +34,7 @@ class Scoring:
     tokens: list[int]  # of each probe's answer
     stop: Flag
     log: ProgressLog
+    team: Alone  # the processes that score together
 
     def forced(self, opened: Opened, counted: list[int]) -> list[Score]:
         """loss, token_accuracy and exact of each probe.
@@ -77,7 +79,7 @@ class Scoring:
         opened.model.eval()
         limit, new = self.spec.recipe.max_seq_length, self.spec.max_new_tokens
         prompts = [prompt_ids(self.tokenizer, _asked(self.probes[n]), limit, new) for n in chosen]
-        answerer = Answerer(opened.model, self.tokenizer, opened.device, opened.micro_batch_tokens)
+        answerer = Answerer(opened.model, self.tokenizer, opened.device, opened.micro_batch_tokens, self.team.agree)
         told = list(scores)
         for group in answerer.groups(prompts, new):
             answers = answerer.answer([prompts[n] for n in group], new, self._live)
@@ -96,7 +98,12 @@ class Scoring:
 
 
 def make_scoring(
-    job: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase, stop: Flag, log: ProgressLog
+    job: Path,
+    spec: JobSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    stop: Flag,
+    log: ProgressLog,
+    team: Alone | None = None,
 ) -> Scoring | None:
     """What is asked in this job; None where nothing is. Raises BadSpec, which names the probe."""
     probes = read_probes(job, spec)
@@ -116,7 +123,7 @@ def make_scoring(
         sequences += some
         owner += [number] * len(some)
         tokens.append(sum(sequence.loss_tokens for sequence in some))
-    return Scoring(spec, probes, tokenizer, sequences, owner, tokens, stop, log)
+    return Scoring(spec, probes, tokenizer, sequences, owner, tokens, stop, log, team or Alone())
 
 
 def _asked(probe: Probe) -> list[Message]:

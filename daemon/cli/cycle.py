@@ -21,8 +21,8 @@ def register(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers, "cycle",
         usage="engramd cycle [--foundation | --monthly] [--method METHOD] [--mode MODE] [--base-model MODEL] "
-        "[--days-recent N] [--old-samples N] [--max N] [--again JOB] [--strict] [--dry-run] [--wait] [--profile NAME] "
-        "[--json]",
+        "[--where WHERE] [--days-recent N] [--old-samples N] [--max N] [--again JOB] [--strict] [--dry-run] [--wait] "
+        "[--profile NAME] [--json]",
         description="monthly: recent memories and a seeded draw of old ones, on the chain as it is. foundation: all "
         "memories, on a new chain from the base. Without either: a foundation if there is no version yet. With --mode, "
         "or another method than the nights', a line of its own is trained, with its own head: it learns nothing new, "
@@ -33,6 +33,7 @@ def register(subparsers: "Subparsers") -> None:
     kind.add_argument("--monthly", action="store_const", const="monthly", dest="kind", help="recent and some old ones")
     parser.add_argument("--method", choices=("lora", "full"), help="another than training.method is a line of its own")
     parser.add_argument("--base-model", metavar="MODEL", help="a new chain on this base, and the nights go on with it")
+    parser.add_argument("--where", choices=("local", "ssh", "runpod"), help="on which machine (settings: [compute])")
     parser.add_argument("--again", type=whole, metavar="JOB", help="the memories of an earlier job once more")
     parser.add_argument("--days-recent", type=whole, metavar="N", help="recent (setting: cycle.days_recent)")
     parser.add_argument("--old-samples", type=whole, metavar="N", help="how many old ones (setting: cycle.old_samples)")
@@ -60,9 +61,10 @@ def _cycle(args: argparse.Namespace) -> int:
     asked: dict[str, Any] = {
         "kind": args.kind, "method": args.method, "days_recent": args.days_recent, "old_samples": args.old_samples,
         "max_samples": most, "mode": args.mode, "dataset_builder": args.dataset_builder,
-        "base_model": args.base_model, "again": args.again,
+        "base_model": args.base_model, "again": args.again, "where": args.where,
     }  # fmt: skip
-    if why := cycles.refusal(settings, args.profile, asked):
+    wanted = {**asked, "where": None} if args.dry_run else asked  # costs are reckoned before anything is set up
+    if why := cycles.refusal(settings, args.profile, wanted):
         raise UserError(why, Exit.USAGE)
     with opened(home, args.profile) as db:
         world = world_of(home, args.profile, db, settings)
@@ -129,8 +131,29 @@ def _plan(world: "World", asked: dict[str, Any]) -> dict[str, Any]:
         **found, "left_out_before": memories.reasons(world.db), "kind": cycle.kind, "line": cycle.line,
         "method": cycle.recipe.method, "base_model": cycle.recipe.base_model, "new_chain": cycle.anew,
         "exact": found["plan"] is not None and not missing,
-        "steps": found["plan"]["steps"] if found["plan"] else 0, **_takes(world, cycle, found["plan"]),
+        "steps": found["plan"]["steps"] if found["plan"] else 0, **_takes(world, asked, cycle, found["plan"]),
+        **_costs(world, asked, cycle, found["plan"], now),
     }  # fmt: skip
+
+
+def _costs(world: "World", asked: dict[str, Any], cycle: Any, plan: dict[str, Any] | None, now: str) -> dict[str, Any]:
+    """Where it would be trained, and on a rented pod for how much."""
+    from daemon import budgets, ledger, sending
+
+    where = sending.where(world.settings, cycle.recipe, {"where": asked["where"]})
+    if where != "runpod":
+        return {"where": where, "costs": None}
+    try:
+        home_db = ledger.open_home(world.home.database, write=False)
+    except ledger.Absent:
+        home_db = None
+    try:
+        told = budgets.outlook(home_db, world.db, cycle.recipe, plan["tokens"] if plan else None,
+                               world.settings.compute.runpod, world.settings.jobs.timeout_hours, now)  # fmt: skip
+    finally:
+        if home_db is not None:
+            home_db.close()
+    return {"where": where, "costs": told}
 
 
 def _tell(text: str) -> None:
@@ -138,9 +161,9 @@ def _tell(text: str) -> None:
         print(f"{text} ...", file=sys.stderr)
 
 
-def _takes(world: "World", cycle: Any, plan: dict[str, Any] | None) -> dict[str, Any]:
-    """Disk, memory and time, each None where it cannot be known."""
-    from daemon import disk, estimates
+def _takes(world: "World", asked: dict[str, Any], cycle: Any, plan: dict[str, Any] | None) -> dict[str, Any]:
+    """Disk, memory and time here, each None where it cannot be known."""
+    from daemon import disk, estimates, sending
     from trainer import base_files
 
     recipe = cycle.recipe
@@ -158,7 +181,8 @@ def _takes(world: "World", cycle: Any, plan: dict[str, Any] | None) -> dict[str,
     told["disk_bytes"] = disk.job_bytes(size, plan["steps"], recipe) if plan else None
     needed = estimates.memory(recipe, base, where.kind, plan["longest"] if plan else None)
     told["memory"] = needed.told() if needed else None
-    told["cannot"] = estimates.cannot_hold(recipe, base, where)
+    if sending.where(world.settings, recipe, {"where": asked["where"]}) == "local":
+        told["cannot"] = estimates.cannot_hold(recipe, base, where)
     return told
 
 
@@ -199,5 +223,23 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     else:
         yield (f"{'time':<10}about {drawing.duration(found['seconds'])}, at {found['tokens_per_second']:,.0f} tokens a "
                "second as in the last jobs")  # fmt: skip
+    if found["costs"]:
+        yield from _cost_lines(found["costs"])
     if found["cannot"]:
         yield str(found["cannot"])
+
+
+def _cost_lines(told: dict[str, Any]) -> Iterator[str]:
+    """The origin's table (monthly training, "Per-Run Costs")."""
+    from daemon.rules.costs import shown as dollars
+
+    yield f"{'where':<10}a rented pod, at {dollars(told['price_per_hour'])} an hour"
+    if not told["rows"]:
+        yield f"{'costs':<10}unknown: no job has been measured yet; compute.runpod.tokens_per_second says it by hand"
+    for number, row in enumerate(told["rows"]):
+        time = drawing.duration(row["seconds"]) if row["seconds"] is not None else ""
+        yield f"{'' if number else 'costs':<10}{row['what']:<28}{time:>14}{dollars(row['dollars']):>12}"
+    spent, month = dollars(told["spent_this_month"]), dollars(told["budget_per_month"])
+    yield f"{'month':<10}{spent} of {month} are spent or reserved; a job may cost {dollars(told['budget_per_job'])}"
+    if told["waits"]:
+        yield f"{'':<10}it would wait: {told['waits']}"

@@ -64,7 +64,7 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = [_python(), settings_check, *_torch(settings)]
     checks += [_disk(home), _inbox(home), _clock()]
     if settings is not None:
-        checks += [_base_model(settings.training.base_model), *_ollama(settings)]
+        checks += [_base_model(settings.training.base_model), *_ollama(settings), *_ssh(settings)]
     checks.append(_llama_cpp())
     good = all(check.state != "fail" for check in checks)
     if args.json:
@@ -202,6 +202,28 @@ def _ollama(settings: "Settings") -> list[Check]:
             said = "versions wait for it" if wish == "always" else "nothing is served there until one answers"
             return [Check("Ollama", "warn" if wish == "always" else "ok", f"{trouble}; {said}")]
     return [Check("Ollama", "ok", f"{version} at {host}{adapters}")]
+
+
+def _ssh(settings: "Settings") -> list[Check]:
+    """Where jobs may go over SSH: the programs here, and what the other machine says of itself."""
+    host = settings.compute.ssh.host
+    if not host:
+        return []
+    wanted = "ssh" in (settings.compute.where, settings.compute.full, settings.compute.cycles)
+    wrong: Literal["warn", "fail"] = "fail" if wanted else "warn"
+    if missing := [name for name in ("ssh", "rsync") if shutil.which(name) is None]:
+        return [Check("ssh", wrong, f"{' and '.join(missing)} not installed, which compute.where = \"ssh\" needs")]
+    from daemon import sending
+    from daemon.compute import places, ssh
+
+    if why := sending.not_ready(settings, "ssh"):
+        return [Check("ssh", wrong, why)]
+    try:
+        return [Check("ssh", "ok", ssh.ask(settings.compute.ssh))]
+    except places.LineLost as lost:
+        return [Check("ssh", "warn", f"{host} does not answer: {lost}")]
+    except places.NotNow as reason:
+        return [Check("ssh", wrong, str(reason))]
 
 
 def _llama_cpp() -> Check:

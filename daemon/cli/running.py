@@ -26,6 +26,7 @@ def describe(paths: ProfilePaths, job: dict[str, Any], now: float | None = None)
         "state": job["state"],
         "reason": job["reason"],
         "phase": lines[-1].get("phase") if lines and running else None,
+        "note": lines[-1].get("note") if lines and running else None,
         "step": first + taken,
         "steps": first + int(job["steps"]),
         "steps_done": taken,
@@ -57,8 +58,8 @@ def line(job: dict[str, Any]) -> str:
         parts.append(f"{drawing.duration(job['seconds_left'])} left")
     elif job["phase"] in _BELOW_A_STEP or job["phase"] is None:
         parts.append(job["phase"] or "starting")
-    if job["phase"] in ("saving", "evaluating", "working"):
-        parts.append(job["phase"])
+    if job["phase"] in ("saving", "evaluating", "working"):  # working: on its way to another machine, or back
+        parts.append(job["note"] if job["phase"] == "working" and job.get("note") else job["phase"])
     return "  ".join(parts)
 
 

@@ -334,7 +334,7 @@ def test_a_cycle_is_asked_for_once_with_its_own_selection(db: Database, clock: C
     ]  # fmt: skip
     assert asked[0][1] == {
         "name": "short", "slot": "2026-05-22T03:30", "kind": "monthly", "method": "", "mode": "agent",
-        "days_recent": 14, "old_samples": None, "max_samples": None, "dataset_builder": "",
+        "days_recent": 14, "old_samples": None, "max_samples": None, "dataset_builder": "", "where": "",
     }  # fmt: skip
     assert ("long", "2026-06-01T03:30", "done", "asked for: request 3") in rows(db)
     assert all(row["command"] == "cycle" for row in requests.open_ones(db))
