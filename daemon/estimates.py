@@ -5,9 +5,10 @@ part says where it comes from. They are meant to be right to a quarter or so: en
 """
 
 import json
+import os
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import psutil
 
 from daemon import disk
 from daemon.ledger import Database, uses
+from daemon.settings_compute import ComputeSettings
 from trainer import base_files
 from trainer.contract import TrainingRecipe
 
 GIB = 1 << 30
+BELIEVED_SECONDS = 60.0  # a card that is put in is seen after so long
 CARD_SECONDS = 5.0  # after that the driver has told nothing
 _RUNTIME = {"gpu": 6 * GIB // 10, "cpu": 6 * GIB // 10}  # torch itself, its kernels and buffers
 _JOBS_ASKED = 5  # of this home, for its speed
@@ -210,3 +213,32 @@ def _config(base: Path) -> dict[str, Any]:
     """Of the base; that of its text part, where it sees pictures too."""
     found = json.loads((base / "config.json").read_text(encoding="utf-8"))
     return dict(found.get("text_config") or found)
+
+
+class Machine:
+    """This one: its driver is asked once in a while."""
+
+    def __init__(self, compute: ComputeSettings, clock: Callable[[], float]) -> None:
+        self._compute, self._clock = compute, clock
+        self._found: tuple[float, Device] | None = None  # until when it is believed
+
+    @property
+    def device(self) -> Device:
+        if self._found is None or self._clock() > self._found[0]:
+            self._found = (self._clock() + BELIEVED_SECONDS, device(os.environ.get("ENGRAMD_DEVICE", "auto")))
+        return self._found[1]
+
+    def has_gpu(self) -> bool:
+        return self.device.kind == "gpu"
+
+    def too_small(self, recipe: TrainingRecipe, base: Path) -> str | None:
+        """Why it can plainly not hold a full fine-tune. GPUs that hold a model in pieces count as one; of optimizers
+        only AdamW's moments can be cut (trainer/sharding.py)."""
+        if recipe.method != "full":
+            return None
+        found, compute = self.device, self._compute
+        cards = min(compute.processes or found.cards, found.cards)
+        in_pieces = cards > 1 and compute.sharded != "never" and recipe.optimizer == "adamw_torch"
+        if in_pieces and found.total is not None:
+            found = replace(found, name=f"{cards} x {found.name}", total=cards * found.total)
+        return cannot_hold(recipe, base, found)

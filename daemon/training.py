@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,7 +71,7 @@ class Training:
         self._text_again = -math.inf  # until when a wrong file of general text is not read again
         self._held = False  # for the reason that the ledger has
         self._cycle_waits = False  # for the disk: `waits` is about it, whether a memory waits or not
-        self._device: tuple[float, estimates.Device] | None = None  # until when it is believed, what there is
+        self._machine = estimates.Machine(world.settings.compute, clock)
         self._fingerprints: dict[tuple[object, ...], str] = {}
         self._logged_progress = 0.0
         self.exports: Exports | None = None
@@ -220,29 +218,6 @@ class Training:
         self._disk_again = self._clock() + DISK_PAUSE
         return True
 
-    def _too_large(self, recipe: TrainingRecipe, base: Path, where: str = "local") -> str | None:
-        """Why the device can plainly not hold a full fine-tune; asked of the driver once in a while."""
-        if recipe.method != "full" or where != "local":
-            return None
-        return estimates.cannot_hold(recipe, base, self._shared(self._where(), recipe))
-
-    def _shared(self, device: estimates.Device, recipe: TrainingRecipe) -> estimates.Device:
-        """All the GPUs that hold a model in pieces, as one; only AdamW's moments can be cut (trainer/sharding.py)."""
-        compute = self._world.settings.compute
-        cards = min(compute.processes or device.cards, device.cards)
-        if cards < 2 or device.total is None or compute.sharded == "never" or recipe.optimizer != "adamw_torch":
-            return device
-        return replace(device, name=f"{cards} x {device.name}", total=cards * device.total)
-
-    def _where(self) -> estimates.Device:
-        if self._device is None or self._clock() > self._device[0]:
-            wish = os.environ.get("ENGRAMD_DEVICE", "auto")
-            self._device = (self._clock() + MACHINE_PAUSE, estimates.device(wish))
-        return self._device[1]
-
-    def _on_gpu(self) -> bool:
-        return self._where().kind == "gpu"
-
     def _plan(self, now: str) -> bool:
         world = self._world
         if not memories.any_waiting(world.db):
@@ -256,7 +231,8 @@ class Training:
         except base_files.BaseMissing as missing:
             self._wait(str(missing))
             return False
-        if why := self._too_large(world.recipe, base, sending.where(world.settings, world.recipe)):
+        where = sending.where(world.settings, world.recipe)
+        if where == "local" and (why := self._machine.too_small(world.recipe, base)):
             self._wait(why)
             return False
         if self._too_full(base, 1, "the next job", world.recipe):
@@ -303,7 +279,8 @@ class Training:
             base = base_files.resolve(recipe.base_model)
         except base_files.BaseMissing as missing:
             raise ValueError(str(missing)) from None
-        if why := self._too_large(recipe, base, sending.where(self._world.settings, recipe, material.cycle)):
+        where = sending.where(self._world.settings, recipe, material.cycle)
+        if where == "local" and (why := self._machine.too_small(recipe, base)):
             raise ValueError(why)
         if self._too_full(base, 1, "the cycle", recipe, material.line):
             self._cycle_waits = True
@@ -405,12 +382,12 @@ class Training:
         that is trained elsewhere one checkpoint comes home."""
         if away:
             return not self._too_full(base, 1, f"job {job['id']}", recipe, job["line"])
-        if why := self._too_large(recipe, base):  # frozen on another machine, or before a card was taken out
+        if why := self._machine.too_small(recipe, base):  # frozen on another machine, or before a card was taken out
             self._wait(why)
             return False
         if self._too_full(base, job["steps"], f"job {job['id']}", recipe, job["line"]):
             return False
-        return self.room is None or self.room.is_there(job, self._on_gpu)
+        return self.room is None or self.room.is_there(job, self._machine.has_gpu)
 
     def _watch(self, job: dict[str, Any], now: str) -> bool:
         assert self._child is not None
