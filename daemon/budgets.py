@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ LOOK = 1.0  # seconds between two looks at what is open
 LONGEST = 300.0  # seconds of one sweep
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 _JOBS_ASKED = 5
+HERE = "here"
 
 _log = get_logger()
 
@@ -47,7 +48,10 @@ def reserve(
     """Take what the job may cost out of the month, or the sentence for which it waits. `db` is the profile's."""
     spec = JobSpec.model_validate_json((folder / names.SPEC).read_bytes())
     longest = timeout_hours * 3600 + settings.start_minutes * 60
-    seconds = costs.expected(_tokens(db, spec, folder), _speed(db, spec.recipe, settings))
+    tokens = _tokens(db, spec, folder)
+    to_train = None if tokens is None else math.ceil(tokens * _share_left(job, folder))
+    speed, measured = _speed(home_db, db, profile, spec.recipe, settings)
+    seconds = costs.expected(to_train, speed if measured != HERE else None)
     found = spending.reserve(
         home_db, name=name, profile=profile, job=int(job["id"]), terms=terms_of(settings), seconds=seconds,
         longest=longest, now=now,
@@ -63,15 +67,25 @@ def unix(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def _speed(db: Database, recipe: TrainingRecipe, settings: RunPodSettings) -> float | None:
-    """Tokens a second, as it was set or measured."""
-    return settings.tokens_per_second or pace(db, recipe)[0]
+def _speed(
+    home_db: Database | None, db: Database, profile: str, recipe: TrainingRecipe, settings: RunPodSettings
+) -> tuple[float | None, str | None]:
+    """Tokens a second, and whether they were set, measured on a pod, or here, which says little of a pod."""
+    if settings.tokens_per_second:
+        return settings.tokens_per_second, "set"
+    rented = spending.jobs_of(home_db, profile) if home_db is not None else set()
+    if found := pace(db, recipe, rented)[0]:
+        return found, "pod"
+    found = pace(db, recipe)[0]
+    return found, HERE if found else None
 
 
-def pace(db: Database, recipe: TrainingRecipe) -> tuple[float | None, float | None]:
-    """(tokens a second, tokens of a sample) of this home's last jobs with the same base and method."""
+def pace(
+    db: Database, recipe: TrainingRecipe, only: Collection[int] | None = None
+) -> tuple[float | None, float | None]:
+    """(tokens a second, tokens of a sample) of the last jobs, or of these, with the same base and method."""
     tokens = seconds = seen = 0.0
-    for told in uses.results(db, recipe.base_model, recipe.method, _JOBS_ASKED):
+    for told in uses.results(db, recipe.base_model, recipe.method, _JOBS_ASKED, only):
         if told.get("tokens") and told.get("seconds") and told.get("samples_seen"):
             tokens, seconds = tokens + told["tokens"], seconds + told["seconds"]
             seen += told["samples_seen"]
@@ -86,20 +100,28 @@ def _tokens(db: Database, spec: JobSpec, folder: Path) -> int | None:
     return None if each is None else int(each * sum(len(segment) for segment in spec.segments))
 
 
+def _share_left(job: Mapping[str, Any], folder: Path) -> float:
+    """Of the job's steps, from its newest checkpoint here on: an attempt that was broken off need not be paid again."""
+    begins, steps = int(job.get("parent_step") or 0), int(job.get("steps") or 0)
+    own = max((names.checkpoint_step(entry.name) or 0 for entry in folder.iterdir()), default=0)
+    return min(1.0, max(0.0, 1.0 - (own - begins) / steps)) if own and steps else 1.0
+
+
 def outlook(
-    home_db: Database | None, db: Database, recipe: TrainingRecipe, tokens: int | None, settings: RunPodSettings,
-    timeout_hours: float, now: str,
+    home_db: Database | None, db: Database, profile: str, recipe: TrainingRecipe, tokens: int | None,
+    settings: RunPodSettings, timeout_hours: float, now: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What a job of so many tokens would cost on a pod, before anything is asked of anybody: `rows` is the table of
     costs.table, empty where nobody has measured; `waits` why it would not be sent now."""
-    terms, speed = terms_of(settings), _speed(db, recipe, settings)
+    terms, (speed, measured) = terms_of(settings), _speed(home_db, db, profile, recipe, settings)
     seconds = tokens / speed if tokens and speed else None
     month = spending.of_month(home_db, now) if home_db is not None else 0.0
     longest = timeout_hours * 3600 + settings.start_minutes * 60
-    found = costs.allow(terms, costs.Spent(month=month), costs.expected(tokens, speed), longest)
+    expected = costs.expected(tokens, speed if measured != HERE else None)
+    found = costs.allow(terms, costs.Spent(month=month), expected, longest)
     rows = costs.table(seconds, terms) if seconds is not None and settings.price_per_hour > 0.0 else []
     return {
-        "price_per_hour": settings.price_per_hour, "tokens_per_second": speed,
+        "price_per_hour": settings.price_per_hour, "tokens_per_second": speed, "measured": measured,
         "rows": [{"what": row.what, "seconds": row.seconds, "dollars": round(row.dollars, 4)} for row in rows],
         "at_most": None if isinstance(found, str) else round(found.dollars, 4),
         "budget_per_job": settings.budget_per_job, "budget_per_month": settings.budget_per_month,
@@ -109,21 +131,24 @@ def outlook(
 
 class Sweeper:
     """Of one home. `place_of` tells of an open attempt its job's folder, and whether a courier is at work on it; None
-    where the profile, or the job, is not there any more. `open_names`: of jobs that will be taken up again."""
+    where the profile, or the job, is not there any more. `open_names`: of jobs that will be taken up again; `rests`:
+    whether that is not now."""
 
     def __init__(
         self, db: Database, settings: ComputeSettings, home: Callable[[], str],
         place_of: Callable[[str, int], tuple[Path, bool] | None], open_names: Callable[[], set[str]],
         clock: Callable[[], float] = time.monotonic, command: Sequence[str] = COMMAND,
+        rests: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._db, self._settings, self._home = db, settings, home
         self._place_of, self._open_names = place_of, open_names
-        self._clock, self._command = clock, command
+        self._clock, self._command, self._rests = clock, command, rests
         self._not_before = self._looked = -math.inf
         rents = "runpod" in (settings.where, settings.full, settings.cycles)
         self._first: bool | None = rents or None  # look for pods that no row tells of; None: if any was rented lately
         self._pause = AGAIN
         self._left: set[str] = set()  # names of pods that were left for jobs which go on
+        self._kept: set[str] = set()  # names that the child was told of, as of such jobs
         self._child: tuple[subprocess.Popen[bytes], float] | None = None
         self._answer: Any = None
         self._trouble: str | None = None
@@ -172,7 +197,8 @@ class Sweeper:
     def _begin(self, attempts: list[dict[str, str]], kept: list[str], busy: list[str]) -> None:
         settings = self._settings.runpod
         asked = {"api": settings.api, "home": self._home(), "remove": settings.after == "terminate",
-                 "attempts": attempts, "kept": kept, "busy": busy}  # fmt: skip
+                 "attempts": attempts, "kept": kept, "busy": busy, "rest": self._rests()}  # fmt: skip
+        self._kept = set(kept)
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _poll)
         with tempfile.TemporaryFile() as question:
@@ -206,13 +232,14 @@ class Sweeper:
                 _log.warning("pods_not_swept", reason=told["error"], note=note)
             return True
         self._trouble, self._first, self._pause = None, False, AGAIN
-        self._left = {pod["name"] for pod in told["pods"] if pod["what"] == "kept"}
+        self._left = {pod["name"] for pod in told["pods"] if pod["what"] != "removed"} & self._kept
         for pod in told["pods"]:
             _log.info("pod_found", pod=pod["pod"], name=pod["name"], decision=pod["what"])
         rows = {row["name"]: row for row in spending.open_ones(self._db)}
         for one in told["stands"]:
-            if one["name"] in rows:
-                self._settle(rows[one["name"]], one["dollars"], now)
+            row = rows.get(one["name"])
+            if row is not None and not (self._place_of(row["profile"], row["job"]) or ("", False))[1]:
+                self._settle(row, one["dollars"], now)
         return True
 
     def _settle(self, row: dict[str, Any], job_dollars: float | None, now: str) -> None:

@@ -47,8 +47,8 @@ def settle(
     db, folder = world.db, world.paths.jobs / str(job["folder"])
     result = jobdir.read_result(folder)
     log = _log.bind(profile=world.name, job=job["id"])
-    if away := telling.read(folder):
-        log.info("job_came_home", ended=result is not None, **away)
+    if result is not None and (away := telling.read(folder)):
+        log.info("job_came_home", **away)
     if result is None:
         return _crashed(world, job, ended, now, orphan=orphan)
     if result.exit_code == ExitCode.DONE and job["kind"] != "finetune":  # nothing to judge, and no version

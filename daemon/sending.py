@@ -78,6 +78,14 @@ def send(
     return orders.COMMAND
 
 
+def is_rented(folder: Path) -> bool:
+    """Whether this job went to a pod last, and was not begun anywhere else since."""
+    try:
+        return bool(json.loads((folder / orders.FILE).read_bytes())["where"] == "runpod")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def stay(folder: Path) -> None:
     """The job is trained here: what an earlier attempt elsewhere left in its folder tells of nothing any more."""
     for name in (orders.FILE, telling.FILE):
@@ -113,7 +121,9 @@ def _paid(world: World, home_db: Database, job: dict[str, Any], order: orders.Or
         raise Waits(f"job {job['id']} is not sent to RunPod: {found}")
     until = budgets.unix(found.until)
     hours = max((until - budgets.unix(now)) / 3600, 1 / 3600)
-    return order.model_copy(update={"budget": found.dollars, "until": until, "deadline_hours": hours})
+    runpod = settings.compute.runpod.model_copy(update={"price_per_hour": found.price})
+    told = {"runpod": runpod, "budget": found.dollars, "until": until, "deadline_hours": hours}
+    return order.model_copy(update=told)
 
 
 def home_id(home_db: Database) -> str:

@@ -100,7 +100,8 @@ class Service:
         for name in dict.fromkeys([*home.profile_names(), *settings.profiles]):
             self._open(name)
         self._rented = budgets.Sweeper(
-            self._db, settings.compute, lambda: sending.home_id(self._db), self._place_of_job, self._open_jobs, clock
+            self._db, settings.compute, lambda: sending.home_id(self._db), self._place_of_job, self._open_jobs, clock,
+            rests=lambda: self._held is not None or any(training.rests for _, _, training in self._worlds.values()),
         )
         self._sharing = sharing.Sharing(home)
         self._scanner = self._make_scanner()
@@ -235,13 +236,14 @@ class Service:
         if world is None or row is None:
             return None
         folder = world.paths.jobs / str(row["folder"])
-        return folder, supervisor.is_locked(folder)
+        return folder, sending.is_rented(folder) and supervisor.is_locked(folder)
 
     def _open_jobs(self) -> set[str]:
-        """By what the jobs that go on are known elsewhere."""
-        found = ((world.name, jobs.open_job(world.db)) for world, _, _ in self._worlds.values())
-        return {sending.name_of(self._db, name, job["id"]) for name, job in found
-                if job is not None and job["state"] in ("frozen", "running")}  # fmt: skip
+        """By what the jobs that go on, on a pod, are known there."""
+        found = ((world, jobs.open_job(world.db)) for world, _, _ in self._worlds.values())
+        return {sending.name_of(self._db, world.name, job["id"]) for world, job in found
+                if job is not None and job["state"] in ("frozen", "running")
+                and sending.is_rented(world.paths.jobs / str(job["folder"]))}  # fmt: skip
 
     def _why_held(self, now: str) -> str | None:
         """Why no job may run now. `engramd train --now` is stronger than hours and conditions, not than a pause."""

@@ -22,6 +22,7 @@ import trainer
 from trainer import names
 
 COMMAND = (sys.executable, "-m", "trainer")
+_KEYS = ("RUNPOD_API_KEY",)
 _PACKAGE_ROOT = Path(trainer.__file__).resolve().parent.parent
 
 
@@ -91,9 +92,13 @@ def kill_leftover(folder: Path, pid: int | None, pid_start: float | None) -> Non
 class Trainer:
     """A running child. `poll` must be called regularly; it also enforces the limits."""
 
-    def __init__(self, folder: Path, limits: Limits, command: Sequence[str] = COMMAND) -> None:
-        """Start the trainer on a job folder. Raises Locked. `command` is any program that obeys the contract."""
+    def __init__(
+        self, folder: Path, limits: Limits, command: Sequence[str] = COMMAND, *, keys: bool = False
+    ) -> None:
+        """Start the trainer on a job folder. Raises Locked. `command` is any program that obeys the contract; only one
+        that rents machines gets the `keys` for that."""
         self.folder = folder
+        self._keys = keys
         self._limits = limits
         self._started = time.monotonic()
         self._progress_seen = self._started
@@ -128,8 +133,9 @@ class Trainer:
     def _environment(self) -> dict[str, str]:
         threads = str(threads_for(self._limits.threads))
         path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        own = {name: value for name, value in os.environ.items() if self._keys or name not in _KEYS}
         return {
-            **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+            **own, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
             "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
             "ENGRAMD_PROCESSES": str(self._limits.processes), "ENGRAMD_SHARDED": self._limits.sharded,
         }  # fmt: skip

@@ -32,6 +32,7 @@ from trainer.contract import TrainingRecipe
 
 DISK_PAUSE = 10.0  # seconds between two looks at a disk that is too full
 MACHINE_PAUSE = 60.0  # seconds until a job that this machine could not run is tried again
+MOST_PAUSE = 3600.0  # the same of a job that goes to a rented machine again and again: each try costs something
 
 _log = get_logger()
 
@@ -67,6 +68,7 @@ class Training:
         self._child: supervisor.Trainer | None = None
         self._leftover_since: float | None = None
         self._not_before = 0.0
+        self._troubles = 0  # times in a row that the machine could not run the job
         self._disk_again = -math.inf
         self._text_again = -math.inf  # until when a wrong file of general text is not read again
         self._held = False  # for the reason that the ledger has
@@ -102,6 +104,11 @@ class Training:
         """Job folders of which no transaction speaks go: nothing has used them."""
         for name in jobdir.remove_unrecorded(self._world.paths.jobs, jobs.folders(self._world.db)):
             self._log.info("unrecorded_job_removed", folder=name)
+
+    @property
+    def rests(self) -> bool:
+        """The machine could not run the job several times in a row, and is left alone for a while."""
+        return self._troubles > 1 and self._clock() < self._not_before
 
     @property
     def pid(self) -> int | None:
@@ -360,7 +367,7 @@ class Training:
         )  # fmt: skip
         with db.transaction():  # before the child exists: a child that no row knows of must not be
             jobs.start(db, job["id"], now)
-        self._child = supervisor.Trainer(folder, limits, command)
+        self._child = supervisor.Trainer(folder, limits, command, keys=away)
         with db.transaction():
             jobs.record_process(db, job["id"], self._child.pid, self._child.pid_start)
         own = jobdir.newest_checkpoint(folder)
@@ -412,6 +419,8 @@ class Training:
 
     def _settle(self, job: dict[str, Any], ended: supervisor.Ended, now: str, *, orphan: bool = False) -> None:
         machine = outcome.settle(self._world, self._home_db, job, ended, now, orphan=orphan)
+        self._troubles = self._troubles + 1 if machine else 0
         if machine:
-            self._not_before = self._clock() + MACHINE_PAUSE
+            times = 2 ** min(self._troubles - 1, 10) if sending.is_rented(self._folder(job)) else 1
+            self._not_before = self._clock() + min(times * MACHINE_PAUSE, MOST_PAUSE)
             self._wait(machine)

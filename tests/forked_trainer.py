@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,14 @@ class ForkedTrainer:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+
+def in_a_fork(work: Callable[[Path], None], folder: Path, timeout: float = 120) -> int | None:
+    """Do this where the trainer's imports are done already; the exit code of that process."""
+    process = _CONTEXT.Process(target=work, args=(folder,))
+    process.start()
+    process.join(timeout)
+    return process.exitcode
 
 
 # -- for a daemon ------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from pydantic import ValidationError
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--line", help=argparse.SUPPRESS)  # of one of several processes: who started it
     options = parser.parse_args(arguments)
     if options.line is not None:
-        return _share(options.job, options.line)
+        _share(options.job, options.line)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if options.alive_fd is not None:
@@ -73,7 +74,6 @@ def _run_locked(job: Path, stop: threading.Event, lock: int) -> int:
     if _already_done(job, report.spec_sha256):
         return ExitCode.DONE
     (job / names.RESULT).unlink(missing_ok=True)
-    processes = 1
     try:
         processes = launch.wanted(content)
     except BadSpec as wrong:
@@ -84,21 +84,33 @@ def _run_locked(job: Path, stop: threading.Event, lock: int) -> int:
     return _tell(job, report, code, reason, began)
 
 
-def _share(job: Path, name: str) -> int:
-    """Be one of the several processes of a job; 0, whatever came of it, which the line tells and `result.json`."""
-    began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the line says when to stop
-    if os.environ.get("TORCHELASTIC_RUN_ID") is not None:
+def _share(job: Path, name: str) -> NoReturn:
+    """Be one of the several processes of a job. The line tells how it ended; the exit code, only whether it crashed.
+
+    It ends at once: what torch and NCCL take down at a usual end may wait for the other processes
+    (https://github.com/pytorch/pytorch/commit/26b942c4fc0ed6b192df4b328994daa06705ea6d), which wait for this one.
+    """
+    crashed = 1
+    try:
+        began = time.monotonic()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the line says when to stop
         die_with(os.getppid())
-    rank = int(os.environ.get("RANK", "-1"))
-    line = Line(name, rank)
-    content = _content(job)
-    report = Report(spec_sha256=hashlib.sha256(content).hexdigest())
-    code, reason = _attempt(job, content, line.stop, report, line.store)
-    if rank == 0:
-        code = _tell(job, report, code, reason, began)
-    line.tell(Ending(code, reason))
-    return 0
+        rank = int(os.environ.get("RANK", "-1"))
+        line = Line(name, rank)
+        content = _content(job)
+        report = Report(spec_sha256=hashlib.sha256(content).hexdigest())
+        code, reason = _attempt(job, content, line.stop, report, line.store)
+        if rank == 0:
+            code = _tell(job, report, code, reason, began)
+        line.tell(Ending(code, reason))
+        crashed = 0
+    except BaseException:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(crashed)
 
 
 def _content(job: Path) -> bytes:
@@ -150,25 +162,21 @@ def _work(job: Path, content: bytes, stop: threading.Event, report: Report, stor
     settle(models=spec.kind != "prepare", quantised=spec.recipe.quantised and spec.kind != "export")
     from trainer.progress import ProgressLog, Silence
 
+    team = None
     if store is not None:
-        from trainer.finetune import finetune
         from trainer.ranks import join
 
         team = join(store)
-        log = ProgressLog(job) if team.first else Silence()
-    else:
-        team, log = None, ProgressLog(job)
+    log = ProgressLog(job) if team is None or team.first else Silence()
     try:
-        if team is not None:
-            finetune(job, spec, stop, log, report, team)
-        elif spec.kind == "prepare":
+        if spec.kind == "prepare":
             from trainer.prepare import prepare
 
             prepare(job, spec, stop, log)
         elif spec.kind == "finetune":
             from trainer.finetune import finetune
 
-            finetune(job, spec, stop, log, report)
+            finetune(job, spec, stop, log, report, team)
         elif spec.kind == "generate":
             from trainer.generate import generate
 

@@ -62,7 +62,6 @@ def finetune(
         losses.close()
     if scoring and before:
         team.scores(lambda: score_after(job, run, scoring, before, report))
-    team.close()
 
 
 def train(
@@ -124,13 +123,14 @@ def train(
         )
         run.tell(report)
 
+        stopping = stop.is_set()  # asked once: a stop that comes after this look is the next step's
         due = run.global_step % recipe.save_steps == 0 and run.detector.calm
         if due or run.global_step == last_step:  # never for a stop: it must not decide otherwise than no stop
             run.detector.compare(run.global_step, loss_again(run, spec, prepared, pad))
-        if due or run.global_step == last_step or stop.is_set():
+        if due or run.global_step == last_step or stopping:
             losses.sync()
             save(run, job, recipe, log, report)
-        if stop.is_set() and run.global_step < last_step:
+        if stopping and run.global_step < last_step:
             raise Interrupted(f"stopped at step {run.global_step} of {last_step}")
 
 

@@ -8,6 +8,7 @@ collective would wait for ever. `result.json` is written by the first process, o
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -79,30 +79,6 @@ def _cards(environ: Mapping[str, str]) -> int:
     return max(1, torch.cuda.device_count())
 
 
-@dataclass(slots=True)
-class _Watch:
-    """What is known of the end so far."""
-
-    exchange: Exchange
-    launched: Launched
-    trouble: float | None = field(default=None)  # when one of them ended otherwise than well
-
-    def look(self, stop: threading.Event) -> bool:
-        """One look; whether all is over."""
-        self.exchange.hear(_LOOK)
-        if stop.is_set():
-            self.exchange.stop()
-        now = time.monotonic()
-        if self.trouble is None and any(ending.code != ExitCode.DONE for ending in self.exchange.endings.values()):
-            self.trouble = now
-        if self.exchange.lost or (self.trouble is not None and now - self.trouble > _GRACE):
-            self.trouble = self.trouble or now
-            self.exchange.hang_up()
-            _until_ended(self.launched)
-            return True
-        return self.launched.poll() is not None
-
-
 def run(
     job: Path, lock: int, stop: threading.Event, processes: int, report: Report, start: Start | None = None
 ) -> int:
@@ -115,12 +91,7 @@ def run(
         with Exchange(lock, str(shared / "group")) as exchange:
             launched = start(exchange.name, shared) if start else _Accelerate(job, exchange.name, shared, processes)
             try:
-                watch = _Watch(exchange, launched)
-                while not watch.look(stop):
-                    pass
-                deadline = time.monotonic() + _GRACE
-                while exchange.open_lines and time.monotonic() < deadline:  # what was told last
-                    exchange.hear(_LOOK)
+                _follow(exchange, launched, stop)
             finally:
                 exchange.hang_up()
                 launched.kill()
@@ -129,10 +100,25 @@ def run(
         shutil.rmtree(shared, ignore_errors=True)
 
 
-def _until_ended(launched: Launched) -> None:
-    deadline = time.monotonic() + _KILL
-    while launched.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+def _follow(exchange: Exchange, launched: Launched, stop: threading.Event) -> None:
+    """Until all have ended: pass a stop on; where one is lost, or ended otherwise than well, end the others too."""
+    patience = math.inf
+    while launched.poll() is None and time.monotonic() < patience:
+        exchange.hear(_LOOK)
+        if stop.is_set():
+            exchange.stop()
+        if exchange.lost:
+            patience = 0.0
+        elif patience == math.inf and any(one.code != ExitCode.DONE for one in exchange.endings.values()):
+            patience = time.monotonic() + _GRACE
+    if launched.poll() is None:
+        exchange.hang_up()
+        deadline = time.monotonic() + _KILL
+        while launched.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    deadline = time.monotonic() + _GRACE
+    while exchange.open_lines and time.monotonic() < deadline:  # what was told last
+        exchange.hear(_LOOK)
 
 
 def _conclude(job: Path, exchange: Exchange, report: Report, seconds: float) -> int:

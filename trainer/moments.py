@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from trainer import names
@@ -89,7 +89,7 @@ def read(folder: Path, cut: Cut | None = None) -> State:
                     state[name][key] = _part(name, opened.get_tensor(stored_name), cut)
     except BadSpec:
         raise
-    except (Exception, SafetensorError) as error:
+    except Exception as error:
         raise BadSpec(f"{names.OPTIMIZER} of {folder.name} cannot be read") from error
     return state
 

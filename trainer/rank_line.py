@@ -58,7 +58,7 @@ class Exchange:
             self._answer()
 
     def _answer(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # whoever called has ended already
             line, _ = self._listener.accept()
             if not _same_user(line):
                 line.close()

@@ -63,12 +63,12 @@ class Alone:
         ask nothing of the others."""
         return self if self.sharded else Alone()
 
-    def scores(self, work: Callable[[], object]) -> None:
+    def scores(self, work: Callable[[], None]) -> None:
         """Work of the scorers, for which the others wait."""
-        work()
+        work() if self.sharded else self.first_does(work)
 
     def in_turn(self, work: Callable[[], _T]) -> _T:
-        """One after the other, so that what is large for a moment is there once."""
+        """Where models are cut: one after the other, so that a whole one is in the machine's memory once."""
         return work()
 
     def together(
@@ -100,12 +100,9 @@ class Alone:
         norm: Tensor = accelerator.clip_grad_norm_(parameters, limit)
         return norm
 
-    def close(self) -> None:
-        """The end: all have come to it."""
-
 
 class Together(Alone):
-    """One of several processes on this machine; `torch.distributed` is set up while it exists."""
+    """One of several processes on this machine; it sets up `torch.distributed`, which ends with the process."""
 
     def __init__(self, rank: int, size: int, store: str, device: torch.device) -> None:
         """`store`: a file that all of them can open."""
@@ -114,9 +111,9 @@ class Together(Alone):
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ[name] = "lo"  # nobody else on the network takes part
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=_PATIENCE
-        )
+        file = dist.FileStore(store, size)
+        file.set_timeout(_PATIENCE)  # NCCL begins at its first sum, which the first process may come to late
+        dist.init_process_group(backend, store=file, rank=rank, world_size=size, timeout=_PATIENCE)
 
     def flag(self, stop: Flag) -> Flag:
         return _SameForAll(self, stop)
@@ -159,13 +156,9 @@ class Together(Alone):
             raise what
         return what
 
-    def scores(self, work: Callable[[], object]) -> None:
-        if self.sharded:
-            work()
-        else:
-            self.first_does(lambda: work() and None)
-
     def in_turn(self, work: Callable[[], _T]) -> _T:
+        if not self.sharded:
+            return work()
         done: list[_T] = []
         for rank in range(self.size):
             if rank == self.rank:
@@ -242,10 +235,6 @@ class Together(Alone):
             norm = squared.sqrt()
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm
-
-    def close(self) -> None:
-        self.total(0.0)
-        dist.destroy_process_group()
 
 
 class _SameForAll:

@@ -148,7 +148,7 @@ def _costs(world: "World", asked: dict[str, Any], cycle: Any, plan: dict[str, An
     except ledger.Absent:
         home_db = None
     try:
-        told = budgets.outlook(home_db, world.db, cycle.recipe, plan["tokens"] if plan else None,
+        told = budgets.outlook(home_db, world.db, world.name, cycle.recipe, plan["tokens"] if plan else None,
                                world.settings.compute.runpod, world.settings.jobs.timeout_hours, now)  # fmt: skip
     finally:
         if home_db is not None:
@@ -236,6 +236,8 @@ def _cost_lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{'where':<10}a rented pod, at {dollars(told['price_per_hour'])} an hour"
     if not told["rows"]:
         yield f"{'costs':<10}unknown: no job has been measured yet; compute.runpod.tokens_per_second says it by hand"
+    elif told["measured"] == "here":
+        yield f"{'':<10}by this machine's own pace: a pod's is known after its first job (compute.runpod.tokens_per_second)"
     for number, row in enumerate(told["rows"]):
         time = drawing.duration(row["seconds"]) if row["seconds"] is not None else ""
         yield f"{'' if number else 'costs':<10}{row['what']:<28}{time:>14}{dollars(row['dollars']):>12}"

@@ -215,15 +215,16 @@ def _ssh(settings: "Settings") -> list[Check]:
         return [Check("ssh", wrong, f"{' and '.join(missing)} not installed, which compute.where = \"ssh\" needs")]
     from daemon import sending
     from daemon.compute import places, ssh
+    from daemon.compute.mirror import plain
 
     if why := sending.not_ready(settings, "ssh"):
         return [Check("ssh", wrong, why)]
     try:
-        return [Check("ssh", "ok", ssh.ask(settings.compute.ssh))]
+        return [Check("ssh", "ok", plain(ssh.ask(settings.compute.ssh)))]
     except places.LineLost as lost:
-        return [Check("ssh", "warn", f"{host} does not answer: {lost}")]
+        return [Check("ssh", "warn", f"{host} does not answer: {plain(str(lost))}")]
     except places.NotNow as reason:
-        return [Check("ssh", wrong, str(reason))]
+        return [Check("ssh", wrong, plain(str(reason)))]
 
 
 def _llama_cpp() -> Check:

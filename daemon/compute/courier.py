@@ -31,7 +31,7 @@ from trainer.names import ExitCode
 STAGED = ".tmp-home"  # in the job's folder: what came home so far; a trainer that works here removes it
 FIRST_TRIES = 3  # of a machine that was not heard yet: then the job waits for it
 LONGEST_PAUSE = 30.0  # seconds between two tries of a lost line
-_HOME_COMES = (ExitCode.DONE, ExitCode.INTERRUPTED)  # with a checkpoint
+LEAVE_SHARE = 0.9  # of the time that a stop may take: then what is left to fetch stays there, and a meter is stopped
 _OVER = (ExitCode.DONE, ExitCode.BAD_SPEC, ExitCode.DIVERGED)  # nobody goes on from what is over there
 
 T = TypeVar("T")
@@ -62,11 +62,13 @@ class Courier:
         self._report = self._place.report
         self._logged_run = self._report.run
         self._mirror = Mirror(job, -1)
+        self._at_home = False  # the result is in place: from then on nothing else may become of the job
         self._leaves = True  # a stop ends at once what is at hand: nothing runs over there that we know of
         self._heard = False  # the place has answered
         self._tries, self._counted = 0, (self._report.sent, self._report.fetched)
         self._lost_since: float | None = None
         self._asked_at: float | None = None
+        self._began = time.monotonic()
 
     def run(self) -> End:
         """The whole way. Whatever happens, `result.json` says it where the daemon has to know."""
@@ -75,6 +77,8 @@ class Courier:
         except Detached:
             return End(ExitCode.INTERRUPTED)
         except Leave:
+            if why := self._why_not_its_fault():
+                return self._own_result(ExitCode.NO_DEVICE, why)
             return self._own_result(ExitCode.INTERRUPTED, f"stopped on the way to {self._place.label}")
         except NotNow as reason:
             return self._own_result(ExitCode.NO_DEVICE, str(reason))
@@ -104,9 +108,10 @@ class Courier:
         self._tell()
         with report.timed("fetch"):
             end = self._bring_home(gone)
+        self._at_home = True
         try:
             place.release(done=end.signal is None and end.code in _OVER)
-        except (LineLost, NotNow) as reason:  # removed over there by the next job, or by age
+        except (LineLost, NotNow, KeyError, TypeError, ValueError) as reason:  # it goes with the next job, or by age
             print(f"{place.label} was not tidied: {plain(str(reason))}", flush=True)
         return end
 
@@ -116,12 +121,25 @@ class Courier:
 
     # -- whether to go on -----------------------------------------------------------------------
 
+    def _why_not_its_fault(self) -> str | None:
+        """Why a job that is left once its time is over has not run into it: there is no line, or it is on its way."""
+        now, most = time.monotonic(), self._order.timeout_seconds
+        if now - self._began < most - min(60.0, most / 10):  # the daemon's clock began before ours
+            return None
+        if self._lost_since is not None:
+            silent = now - self._lost_since
+            return f"no line to {self._place.label} for {silent:.0f} s: the job goes on once there is one"
+        return f"the way to {self._place.label} and back takes longer than jobs.timeout_hours: it is gone on with"
+
     def _say(self, note: str) -> None:
-        """Raises Detached, and Leave where a stop was asked for."""
+        """Raises Detached, and Leave where a stop was asked for and nothing can come of waiting."""
         if self._gone.is_set():
             raise Detached
-        if self._stop.is_set() and self._leaves:
-            raise Leave
+        if self._stop.is_set() and not self._at_home:
+            now = time.monotonic()
+            self._asked_at = self._asked_at or now
+            if self._leaves or now - self._asked_at > LEAVE_SHARE * self._order.stop_seconds:
+                raise Leave
         if note:
             self._mirror.note(note)
 
@@ -151,8 +169,6 @@ class Courier:
             if self._asked_at is not None and time.monotonic() - self._asked_at > self._order.stop_seconds / 2:
                 raise Leave
             self._say(f"no line to {place.label} for {silent:.0f} s ({plain(str(lost), 120)}), trying again")
-            if self._stop.is_set() and self._asked_at is None:
-                self._asked_at = time.monotonic()
             self._gone.wait(0.2)
 
     # -- at work --------------------------------------------------------------------------------
@@ -168,7 +184,6 @@ class Courier:
                     self._mirror.take(one)
                     self._say("")
                     if self._stop.is_set() and not told:
-                        self._asked_at = self._asked_at or time.monotonic()
                         self._place.stop()
                         told = True
             except LineLost as lost:
@@ -180,13 +195,14 @@ class Courier:
         """Fetch what the next job needs, judge it, put it in place. Raises Refused, NotNow, Detached."""
         staged = self._job / STAGED
         durable.make_folder(staged)
-        for name in incoming.BESIDE:
-            (staged / name).unlink(missing_ok=True)
+        for entry in staged.iterdir():  # also what an rsync that was killed did not remove
+            if entry.is_symlink() or not entry.is_dir():
+                entry.unlink()
         self._fetch(staged, [Wanted(name, optional=True) for name in incoming.BESIDE])
         if not (staged / names.RESULT).is_file():
             return self._without_result(gone)
         result = _result_of(staged / names.RESULT)
-        checkpoint = result.checkpoint if result.exit_code in _HOME_COMES else None
+        checkpoint = result.checkpoint if result.exit_code in incoming.HOME_COMES else None
         for entry in staged.iterdir():  # what an earlier courier left of another end
             if entry.is_dir() and entry.name != checkpoint:
                 shutil.rmtree(entry)
@@ -194,9 +210,15 @@ class Courier:
             self._fetch_checkpoint(staged, checkpoint, result.checkpoint_sha256 or "")
         self._place.pause()
         base = self._order.base_fingerprint or None
-        arrived = incoming.accept(staged, self._job, self._spec, fingerprint=base)
+        arrived = incoming.accept(staged, self._job, self._spec, fingerprint=base, pulse=self._judging)
         self._put_in_place(staged, arrived)
         return End(int(arrived.result.exit_code))
+
+    def _judging(self) -> None:
+        """While gigabytes are read here: a sign of life, and no end of it for a stop, as it is almost done."""
+        if self._gone.is_set():
+            raise Detached
+        self._mirror.note("looking at what came home")
 
     def _fetch(self, staged: Path, wanted: list[Wanted]) -> None:
         self._again(lambda: self._place.fetch(staged, wanted, self._say))
@@ -246,6 +268,10 @@ class Courier:
             return self._own_result(ExitCode.NO_DEVICE, said)
         if gone.signal is not None:
             return End(1, gone.signal)
+        if gone.code is not None and not self._mirror.progress_at:  # it never got to work: no fault of the job's
+            said = (f"the trainer on {self._place.label} ends (exit code {gone.code}) before its first word: the end "
+                    f"of {names.LOG} says why")  # fmt: skip
+            return self._own_result(ExitCode.NO_DEVICE, said)
         known = gone.code is None or gone.code in tuple(ExitCode)  # which go with a result
         return End(1 if known else gone.code or 1)
 

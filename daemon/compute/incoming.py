@@ -24,6 +24,7 @@ from trainer.names import ExitCode
 
 MAX_RESULT = 1 << 20  # bytes
 MAX_MANIFEST = 4 << 20
+HOME_COMES = (ExitCode.DONE, ExitCode.INTERRUPTED)  # with a checkpoint; after another end the one it names stays there
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # What may come beside the checkpoint. Progress and log are mirrored line by line, and judged there.
 BESIDE = (names.RESULT, names.METRICS, names.PLAN, names.LOSSES, names.BEFORE)
@@ -57,7 +58,10 @@ def may_come(path: str) -> bool:
     return _is_checkpoint(folder) and _NAME.fullmatch(name) is not None and _kind(name) is not None
 
 
-def accept(staged: Path, job: Path, spec_sha256: str, *, fingerprint: str | None = None) -> Arrived:
+def accept(
+    staged: Path, job: Path, spec_sha256: str, *, fingerprint: str | None = None,
+    pulse: durable.Pulse = durable.no_pulse,
+) -> Arrived:  # fmt: skip
     """Judge the folder that the files were fetched into. `fingerprint` is that of the base that was sent.
 
     Raises Refused with one sentence. What is accepted is sealed: files 0400 (0600 beside the checkpoint).
@@ -70,19 +74,20 @@ def accept(staged: Path, job: Path, spec_sha256: str, *, fingerprint: str | None
     if names.RESULT not in files:
         raise Refused(f"{names.RESULT} did not come home")
     result = _result(staged / names.RESULT, spec_sha256)
-    if strange := sorted(folders - {result.checkpoint}):
+    checkpoint = result.checkpoint if result.exit_code in HOME_COMES else None
+    if strange := sorted(folders - {checkpoint}):
         raise Refused(f"the folder {_shown(strange[0])} came home, which the result does not name")
-    at_home = result.checkpoint is not None and result.checkpoint not in folders
+    at_home = checkpoint is not None and checkpoint not in folders
     _beside(staged, files, spec)
     _steps(spec, job, result)
-    if result.checkpoint is not None:
-        _checkpoint((job if at_home else staged) / result.checkpoint, job, spec, result, fingerprint)
+    if checkpoint is not None:
+        _checkpoint((job if at_home else staged) / checkpoint, job, spec, result, fingerprint, pulse)
     total = 0
     for path in sorted(staged.rglob("*")):
         if path.is_file():
             total += path.lstat().st_size
             path.chmod(0o600 if path.parent == staged else 0o400)
-    return Arrived(result, tuple(sorted(files)), result.checkpoint, not at_home and bool(folders), total)
+    return Arrived(result, tuple(sorted(files)), checkpoint, not at_home and bool(folders), total)
 
 
 def _walk(staged: Path) -> tuple[set[str], set[str]]:
@@ -202,7 +207,9 @@ def _steps(spec: JobSpec, job: Path, result: JobResult) -> None:
         raise Refused(f"{names.RESULT} says that {result.samples_seen} samples were seen, and the job has {seen}")
 
 
-def _checkpoint(folder: Path, job: Path, spec: JobSpec, result: JobResult, fingerprint: str | None) -> None:
+def _checkpoint(
+    folder: Path, job: Path, spec: JobSpec, result: JobResult, fingerprint: str | None, pulse: durable.Pulse
+) -> None:
     name = folder.name
     manifest = _manifest(folder, result.checkpoint_sha256 or "")
     there = {entry.name for entry in _entries(folder)} if folder.is_dir() and not folder.is_symlink() else set()
@@ -210,7 +217,7 @@ def _checkpoint(folder: Path, job: Path, spec: JobSpec, result: JobResult, finge
     if extra := sorted(there - set(listed) - {names.MANIFEST}):
         raise Refused(f"{_shown(f'{name}/{extra[0]}')} is not in its manifest")
     for one in sorted(listed):
-        _file(folder / one, listed[one], f"{name}/{one}")
+        _file(folder / one, listed[one], f"{name}/{one}", pulse)
     told = {"spec_sha256": result.spec_sha256, "parent": spec.parent}
     base = _parent_manifest(job).get("base_fingerprint") if spec.parent else fingerprint
     if base is not None:
@@ -242,14 +249,14 @@ def _manifest(folder: Path, sha256: str) -> dict[str, Any]:
     return manifest
 
 
-def _file(path: Path, told: dict[str, Any], where: str) -> None:
+def _file(path: Path, told: dict[str, Any], where: str, pulse: durable.Pulse) -> None:
     """Size and hash as the manifest says, and inside what its name says."""
     try:
         with tensor_files.opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != told["size"]:
                 raise Refused(f"{where} has {size:,} bytes, and its manifest says {told['size']:,}")
-            if durable.sha256_fd(file.fileno()) != told["sha256"]:
+            if durable.sha256_fd(file.fileno(), pulse) != told["sha256"]:
                 raise Refused(f"{where} has another hash than its manifest says")
         kind = _kind(path.name)
         if kind == "safetensors":

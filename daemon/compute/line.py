@@ -26,6 +26,7 @@ from daemon.compute.telling import Report
 MODULES = ("ground", "following", "guarding", "there")  # what is sent, in the order of their imports
 CONNECT_SECONDS = 15
 SILENT_SECONDS = 60.0  # an answer that does not come within so long does not come
+MOST_ERRORS = 64 << 20  # bytes of what one call says on its stderr: they lie on our disk
 _PULSE = 0.5
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +83,7 @@ class Line:
     options: tuple[str, ...] = ()  # further ones, such as UserKnownHostsFile=...
     python: str = "python3"
     pulse: Callable[[], None] = lambda: None
+    alive: Callable[[], None] = lambda: None  # each time that the other side says it is still at a long call
     report: Report = field(default_factory=Report)  # of its bytes, as rsync counts them
     _words: list[str] = field(init=False)
 
@@ -118,15 +120,15 @@ class Line:
             text.seek(0)
             child = _start(words, text, errors)
             try:
-                yield from self._answers(child)
+                yield from self._answers(child, errors)
                 code = child.wait()
             finally:
                 _end(child)
             self._judge_ssh(code, _text_of(errors))
 
-    def _answers(self, child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
+    def _answers(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[dict[str, Any] | None]:
         buffer, heard = b"", time.monotonic()
-        for piece in self._pieces(child):
+        for piece in self._pieces(child, errors):
             if piece is None:
                 if time.monotonic() - heard > SILENT_SECONDS:
                     raise LineLost(f"no answer for {SILENT_SECONDS:.0f} s")
@@ -139,12 +141,16 @@ class Line:
             for line in lines:
                 if line.startswith(MARK.encode()):
                     answer = self._answer(line[len(MARK) :])
+                    if "beat" in answer:
+                        self.alive()
                     yield None if "beat" in answer else answer
 
-    def _pieces(self, child: subprocess.Popen[bytes]) -> Iterator[bytes | None]:
+    def _pieces(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes | None]:
         assert child.stdout is not None
         while True:
             self.pulse()
+            if os.fstat(errors.fileno()).st_size > MOST_ERRORS:
+                raise NotNow(f"{self.label} complains without end")
             if not select.select([child.stdout], [], [], _PULSE)[0]:
                 yield None
                 continue
@@ -219,7 +225,7 @@ class Line:
             listed.seek(0)
             child = _start(words, listed, errors)
             try:
-                for piece in self._pieces(child):
+                for piece in self._pieces(child, errors):
                     output = (output + (piece or b""))[-8192:]
                     if found := re.findall(rb"\s(\d+)\s+(\d+)%", output):
                         say(f"{int(found[-1][0]) / 1e6:,.1f} MB, {found[-1][1].decode()} %")

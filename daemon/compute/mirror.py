@@ -4,9 +4,9 @@ The other machine is not believed: a line of progress that the contract does not
 terminal would obey gets into a file that people read.
 """
 
+import codecs
 import json
 import os
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -22,7 +22,6 @@ from trainer.contract import Progress
 MOST_LOG = 64 << 20  # bytes that one courier takes over
 MOST_PROGRESS = 1 << 30
 _QUIET = 5.0  # seconds between two notes
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def plain(text: str, most: int = 500) -> str:
@@ -37,6 +36,7 @@ class Mirror:
         self._path = job / names.PROGRESS
         self.progress_at, self.log_at = 0, log_at
         self._logged = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
         self._spoken = 0.0
 
     def take(self, heard: Heard) -> None:
@@ -48,7 +48,7 @@ class Mirror:
             self.progress_at = heard.progress_at + len(heard.progress)
         if heard.log:
             if self._logged < MOST_LOG:  # our own output is the job's trainer.log
-                sys.stdout.buffer.write(_CONTROL.sub(b"", heard.log))
+                sys.stdout.buffer.write(CONTROL.sub("", self._decoder.decode(heard.log)).encode())
                 sys.stdout.buffer.flush()
             self._logged += len(heard.log)
             self.log_at = heard.log_at + len(heard.log)

@@ -15,6 +15,7 @@ from daemon.rules import costs
 
 FILE = "pod.json"
 VOLUME = "/workspace"
+FOLDER = "engramd-compute"  # from the home there, a link into the volume; compute.ssh.folder is another machine's
 STOP_SHARE, STOP_MOST = 0.05, 20.0  # of the time that is left, and seconds: the API takes a moment to stop a pod
 
 # Runs as the pod's start command, so again at each start. First the end is set up, then the door is opened: sshd is
@@ -85,9 +86,12 @@ def stops_at(order: Order, now: float) -> float:
 
 def environment(order: Order, now: float, public_key: str) -> dict[str, str]:
     """What the start command reads. The account's key is not in it."""
-    until = int(stops_at(order, now))
+    until, price = int(stops_at(order, now)), order.runpod.price_per_hour
+    seconds = until - int(now)
+    if order.budget > 0.0 and price > 0.0:  # a clock that was set back since makes no end later than what is paid for
+        seconds = min(seconds, int(order.budget / price * 3600.0))
     told = {
-        "ENGRAMD_UNTIL": str(until), "ENGRAMD_SECONDS": str(max(1, until - int(now))),
+        "ENGRAMD_UNTIL": str(until), "ENGRAMD_SECONDS": str(max(1, seconds)),
         "ENGRAMD_API": order.runpod.api.rstrip("/"),
     }  # fmt: skip
     return told | ({"PUBLIC_KEY": public_key} if public_key else {})
@@ -96,7 +100,7 @@ def environment(order: Order, now: float, public_key: str) -> dict[str, str]:
 def body(order: Order, now: float, public_key: str) -> dict[str, Any]:
     """Of POST /pods."""
     settings = order.runpod
-    script = START.replace("{volume}", VOLUME).replace("{folder}", order.ssh.folder)
+    script = START.replace("{volume}", VOLUME).replace("{folder}", FOLDER)
     made = {
         "name": order.name, "computeType": "GPU", "gpuCount": settings.gpus, "volumeInGb": settings.volume_gb,
         "volumeMountPath": VOLUME, "ports": ["22/tcp"], "supportPublicIp": True, "interruptible": False,

@@ -161,7 +161,7 @@ class Pod:
         )  # fmt: skip
         left = costs.time_to_train(self._rent.until - time.time())
         there = SshSettings.model_validate(
-            {**order.ssh.model_dump(), "host": f"root@{pod.ip}", "python": settings.python}
+            {**order.ssh.model_dump(), "host": f"root@{pod.ip}", "python": settings.python, "folder": renting.FOLDER}
         )
         told = order.model_copy(update={"ssh": there, "deadline_hours": max(left, 1.0) / 3600})
         return Ssh(told, line=line, report=self.report)

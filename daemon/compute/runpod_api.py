@@ -19,7 +19,7 @@ KEY = "RUNPOD_API_KEY"
 CREDENTIAL = "runpod_api_key"  # its name in systemd's LoadCredential=
 TRIES = 6
 TIMEOUT = 30.0  # seconds of one call
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries; a 429 waits at least its Retry-After
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon import durable
 from daemon.compute.following import tail_hash
 from daemon.compute.ground import files_of, sha256_of, tree_sha256
 from daemon.compute.line import Line
@@ -47,11 +48,14 @@ class Ssh:
         self._seen = b""  # the last bytes of progress that were heard
         self._job, self._spec = "", ""
         self._code = ""
+        self._say: Say = lambda note: None
 
     # -- prepare ----------------------------------------------------------------------------------
 
     def prepare(self, job: Path, say: Say) -> None:
+        self._say = say
         self.line.pulse = lambda: say("")
+        self.line.alive = lambda: say(f"{self.label} looks at what lies there")
         self._spec = sha256_of(str(job / names.SPEC))
         self._job = f"{self._spec[:40]}-{self._order.mark}"
         code = [f"{_CODE.name}/{name}" for name in files_of(str(_CODE))]
@@ -188,14 +192,19 @@ class Ssh:
             self.line.fetch(source, beside, staged, grow=False, most=most, say=say)
         known = [one for one in wanted if one.sha256 is not None]
         for _ in range(2):  # one that was wrong from some byte on is brought anew
-            missing = [one for one in known if not _is_here(staged / one.name, one)]
+            missing = [one for one in known if not self._is_here(staged / one.name, one)]
             if missing:
                 most = max(one.size or 0 for one in missing)
                 self.line.fetch(source, [one.name for one in missing], staged, grow=True, most=most, say=say)
             for one in missing:
                 path = staged / one.name
-                if path.is_file() and path.stat().st_size >= (one.size or 0) and not _is_here(path, one):
+                if path.is_file() and path.stat().st_size >= (one.size or 0) and not self._is_here(path, one):
                     path.unlink()
+
+    def _is_here(self, path: Path, wanted: Wanted) -> bool:
+        if not path.is_file() or path.stat().st_size != wanted.size:
+            return False
+        return durable.sha256_file(path, lambda: self._say("looking at what came home")) == wanted.sha256
 
     def pause(self) -> None:
         """A machine of one's own has no meter."""
@@ -213,11 +222,14 @@ def ask(settings: SshSettings) -> str:
     told = line_of(settings).call(
         "hello", {"folder": settings.folder, "job": "none", "keys": {}, "modules": MODULES if settings.python else ()}
     )
-    if not told["rsync"]:
-        raise NotNow(f"{settings.host} has no rsync: install it there")
-    if told["missing"]:
-        raise NotNow(f"{settings.python} on {settings.host} lacks {', '.join(told['missing'])}")
-    return f"{settings.host}: Python {told['python']}, {told['free'] / _GB:.0f} GB free in {told['folder']}"
+    try:
+        if not told["rsync"]:
+            raise NotNow(f"{settings.host} has no rsync: install it there")
+        if told["missing"]:
+            raise NotNow(f"{settings.python} on {settings.host} lacks {', '.join(told['missing'])}")
+        return f"{settings.host}: Python {told['python']}, {told['free'] / _GB:.0f} GB free in {told['folder']}"
+    except (KeyError, TypeError) as error:
+        raise NotNow(f"{settings.host} answers what cannot be read ({error})") from None
 
 
 def _checkpoints(job: Path) -> dict[str, str]:
@@ -240,10 +252,6 @@ def _size(folder: Path, listed: Sequence[str]) -> int:
 
 def _tail_of(seen: bytes, end: int) -> str:
     return tail_hash(lambda _, length: seen[-length:], end)
-
-
-def _is_here(path: Path, wanted: Wanted) -> bool:
-    return path.is_file() and path.stat().st_size == wanted.size and sha256_of(str(path)) == wanted.sha256
 
 
 def _heard(said: dict[str, Any]) -> Heard:

@@ -36,6 +36,7 @@ class Asked(_Strict):
     attempts: list[Attempt]
     kept: list[str]  # names of jobs that will be taken up again: what runs for them goes on
     busy: list[str] = []  # names whose courier is at work: theirs to decide
+    rest: bool = False  # no courier may begin now: pods of `kept` are stopped, with all that is on their volumes
 
 
 class Stands(_Strict):
@@ -59,22 +60,23 @@ class Told(_Strict):
 
 def sweep(asked: Asked, api: Api, now: float) -> Told:
     """Raises Unreachable, Denied, Rejected."""
-    attempts = {one.name: one for one in asked.attempts}
+    attempts = {one.name: (one, renting.read(one.folder)) for one in asked.attempts}
     own = [pod for pod in api.all() if pod.name.startswith(prefix_of(asked.home)) and pod.name not in asked.busy]
     done, seen, running, spare = [], set[str](), set[str](), asked.remove
     for pod in sorted(own, key=lambda pod: (not pod.running, pod.id)):
         if pod.name in asked.kept and pod.name not in seen:
-            what = "kept"
+            what = _end(api, pod, remove=False) if asked.rest and pod.running else "kept"
             seen.add(pod.name)
-            if pod.running:
+            if pod.running and not asked.rest:
                 running.add(pod.name)
         else:
             what = _end(api, pod, remove=spare)
             spare = spare or what != "removed"  # of stopped ones, one is enough
         done.append(Done(pod=pod.id, name=pod.name, what=what))
     stands = []
-    for name, attempt in attempts.items():
-        rent = renting.read(attempt.folder)
+    for name, (attempt, rent) in attempts.items():
+        if renting.read(attempt.folder) != rent:
+            continue  # a courier has begun since, and these notes are its own
         unseen = rent.since is not None and rent.pod is None and now - rent.since < UNSEEN
         if name in running or (unseen and not any(pod.name == name for pod in own)):
             continue

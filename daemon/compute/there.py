@@ -7,6 +7,7 @@ are lines of JSON. `line.py` puts the program together.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -36,14 +37,15 @@ from daemon.compute.ground import (
 STORES = ("code", "bases", "checkpoints", "environments")
 UNUSED_DAYS = {"code": 30, "environments": 90, "bases": 90}
 LEFT_DAYS = 30  # a job's folder that nobody asked for so long
+# What we name so; compute.ssh.folder may be one where others have a `code` or `checkpoints` too: theirs stays.
+_OURS = re.compile(r"[0-9a-f]{64}(\.part)?|[0-9a-f]{40}-[0-9a-f]{12}")
 
 
 def hello(told: Told) -> None:
     """Is this machine fit, what of the job is there already, and how far did the job get?"""
     root = root_of(told)
     for kind in (*STORES, "jobs"):
-        os.makedirs(os.path.join(root, kind), mode=0o700, exist_ok=True)
-    os.chmod(root, 0o700)
+        os.makedirs(os.path.join(root, kind), mode=0o700, exist_ok=True)  # with its parents: umask 077
     there = {kind: [key for key in told["keys"].get(kind, ()) if _is_there(told, kind, key)] for kind in STORES}
     job = job_of(told)
     free = os.statvfs(root)
@@ -57,9 +59,7 @@ def hello(told: Told) -> None:
 
 def _is_there(told: Told, kind: str, key: str) -> bool:
     path = place_of(told, kind, key)
-    if kind == "environments":
-        return os.path.exists(os.path.join(path, "ready"))
-    if not os.path.isdir(path):
+    if not os.path.exists(os.path.join(path, "ready") if kind == "environments" else path):
         return False
     os.utime(path)  # it is in use
     return True
@@ -117,6 +117,10 @@ def lay(told: Told) -> None:
             temporary = os.path.join(job, ".tmp-" + name)
             shutil.rmtree(temporary, ignore_errors=True)
             _link(place_of(told, "checkpoints", key), temporary)
+            manifest = os.path.join(temporary, "manifest.json")
+            if not os.path.exists(manifest):  # removed by the end of another home's job, a moment ago
+                say({"wrong": name})
+                return
             os.rename(temporary, target)
     for name in told["absent"]:
         if os.path.lexists(os.path.join(job, name)):
@@ -170,7 +174,7 @@ def tidy(root: str, keep_checkpoints: int) -> None:
 def _prune(folder: str, goes: Callable[[int, float], bool], now: float = 0.0) -> None:
     """Remove folders by their place in the order of last use, the newest is 0, and their age; none that is at work."""
     found = []
-    for name in os.listdir(folder):
+    for name in filter(_OURS.fullmatch, os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not (name.endswith(".part") and time.time() - os.stat(path).st_mtime < 86_400):
             found.append((os.stat(path).st_mtime, path))

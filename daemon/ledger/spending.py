@@ -21,6 +21,7 @@ class Reserved:
     dollars: float
     until: str
     again: bool  # it was reserved before: a pod of it may be there
+    price: float  # dollars an hour that a pod of it may cost
 
 
 def reserve(
@@ -31,8 +32,9 @@ def reserve(
     this name is gone on with, as long as there is time in it; one that has run out is settled as spent."""
     with db.transaction():
         row = db.one("SELECT * FROM spending WHERE name=? AND spent IS NULL", (name,))
-        if row is not None and _seconds(now, row["until"]) >= LEAST_LEFT:
-            return Reserved(row["reserved"], row["until"], True)
+        left, whole = (_seconds(since, row["until"]) if row else 0.0 for since in (now, row["at"] if row else now))
+        if row is not None and LEAST_LEFT <= left <= whole + LEAST_LEFT:  # more: the clock was set back by as much
+            return Reserved(row["reserved"], row["until"], True, _price_of(row, terms.price_per_hour))
         if row is not None:
             _settle(db, name, row["reserved"], "its time ran out", now)
         month = costs.month_of(now)
@@ -44,7 +46,14 @@ def reserve(
             "INSERT INTO spending (name, profile, job, month, reserved, at, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (name, profile, job, month, found.dollars, now, until),
         )
-        return Reserved(found.dollars, until, False)
+        return Reserved(found.dollars, until, False, terms.price_per_hour)
+
+
+def _price_of(row: dict[str, Any], price: float) -> float:
+    """That of today, or the one that its end was reckoned with where today's is higher: it pays for no dearer pod."""
+    whole = _seconds(row["at"], row["until"])
+    before = row["reserved"] / whole * 3600.0 if whole > 0.0 else price
+    return price if price <= before * costs.PRICE_TOLERANCE else before
 
 
 def settle(db: Database, name: str, spent: float, note: str, now: str) -> bool:
@@ -70,6 +79,11 @@ def open_ones(db: Database) -> list[dict[str, Any]]:
 def lately(db: Database, now: str) -> bool:
     """Whether anything was rented in the last weeks: a stopped pod of then may still lie there."""
     return db.one("SELECT 1 FROM spending WHERE at >= ? LIMIT 1", (later(now, -45 * 86_400.0),)) is not None
+
+
+def jobs_of(db: Database, profile: str) -> set[int]:
+    """The jobs of a profile that were trained on rented machines, in part at least."""
+    return {int(row["job"]) for row in db.all("SELECT DISTINCT job FROM spending WHERE profile=?", (profile,))}
 
 
 def of_month(db: Database, now: str) -> float:

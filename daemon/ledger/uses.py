@@ -1,7 +1,7 @@
 """What jobs were made of, and what came of them: for doing the same again, and for guessing how long it takes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from daemon.ledger.database import Database
@@ -25,13 +25,16 @@ def states_of(db: Database, seqs: Sequence[int]) -> dict[int, str]:
     return {row["seq"]: row["state"] for row in rows}
 
 
-def results(db: Database, base_model: str, method: str, limit: int) -> list[dict[str, Any]]:
-    """`result.json` of the newest finished jobs that trained this base by this method."""
+def results(db: Database, base_model: str, method: str, limit: int, only: Collection[int] | None = None) -> list[
+    dict[str, Any]
+]:
+    """`result.json` of the newest finished jobs that trained this base by this method; of these jobs only, if any are
+    named."""
     rows = db.all(
         """SELECT j.result AS result FROM jobs j JOIN chains c ON c.id = j.chain WHERE j.kind='finetune'
         AND j.result IS NOT NULL AND json_extract(c.key, '$.base_model')=? AND json_extract(c.key, '$.method')=?
-        ORDER BY j.id DESC LIMIT ?""",
-        (base_model, method, limit),
+        AND (? IS NULL OR j.id IN (SELECT value FROM json_each(?))) ORDER BY j.id DESC LIMIT ?""",
+        (base_model, method, *[None if only is None else json.dumps(sorted(only))] * 2, limit),
     )
     return [json.loads(row["result"]) for row in rows]
 

@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests import forked_ranks, jobs
+from tests.forked_trainer import in_a_fork
 from trainer import launch, moments, names
-from trainer.contract import BadSpec, ExitCode, JobResult, JobSpec
+from trainer.contract import BadSpec, ExitCode, Interrupted, JobResult, JobSpec
+from trainer.progress import ProgressLog
+from trainer.report import Report
 
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"lora_dropout": 0.05, "ema_decay": 0.9, "learning_rate": 1e-3},
@@ -145,10 +148,10 @@ def test_what_cannot_be_cut_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 def test_one_of_them_out_of_memory(tmp_path: Path) -> None:
     """Not the first, which waits for it in a collective: the sentence comes home all the same."""
-    recipe = jobs.recipe(max_seq_length=2048, micro_batch_tokens=27_000, gradient_accumulation_steps=64)
-    long = [jobs.sample(str(n), "?", "word " * 800) for n in range(64)]  # two micro-batches
+    recipe = jobs.recipe(max_seq_length=2048, micro_batch_tokens=9_000, gradient_accumulation_steps=22)
+    long = [jobs.sample(str(n), "?", "word " * 800) for n in range(22)]  # two micro-batches
     jobs.write_job(tmp_path / "job", long, recipe=recipe)
-    assert forked_ranks.run(tmp_path / "job", spare={1: 350 << 20}) == ExitCode.OUT_OF_MEMORY
+    assert forked_ranks.run(tmp_path / "job", spare={1: 200 << 20}) == ExitCode.OUT_OF_MEMORY
     told = jobs.result(tmp_path / "job")
     assert told.exit_code == ExitCode.OUT_OF_MEMORY and told.reason and "out of memory" in told.reason
 
@@ -175,6 +178,37 @@ def test_many_moments_lie_in_files_of_their_own(tmp_path: Path) -> None:
             assert torch.equal(whole[name][key], tensor)
             expected = tensor if key == "step" else tensor[-(-len(tensor) // 2) :]
             assert torch.equal(parts[name][key], expected)
+
+
+class _Late:
+    """A stop that comes after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def _stopped(job: Path) -> None:
+    """In a process of its own: a stop that comes right after the first step's look, then one that comes before it."""
+    os.environ["ENGRAMD_DEVICE"] = "cpu"
+    torch.set_num_threads(1)
+    from trainer.finetune import finetune
+
+    for step, looks in ((2, 1), (3, 0)):
+        spec = JobSpec.model_validate_json((job / names.SPEC).read_bytes())
+        report = Report(spec_sha256=jobs.sha256(job / names.SPEC))
+        with pytest.raises(Interrupted):
+            finetune(job, spec, _Late(len(spec.segments[0]) + looks), ProgressLog(job), report)
+        assert (report.global_step, report.checkpoint) == (step, f"checkpoint-{step}")
+
+
+def test_whenever_a_stop_comes_the_step_in_hand_is_saved(tmp_path: Path) -> None:
+    """All look once a step, so that none ends without what it has just told."""
+    jobs.write_job(tmp_path / "job", jobs.some_samples(5), recipe=jobs.recipe(gradient_accumulation_steps=1))
+    assert in_a_fork(_stopped, tmp_path / "job") == 0
 
 
 def test_how_many_are_wanted() -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from daemon.compute import line, orders
+from daemon.compute import courier, line, orders, ssh
 from daemon.compute.line import Line
 from daemon.compute.places import LineLost
 from tests.couriers import Elsewhere, Errand, commands, order, until
@@ -79,7 +80,7 @@ def test_a_parent_is_sent_once(tmp_path: Path, elsewhere: Elsewhere) -> None:
 def test_nobody_at_home(tmp_path: Path, elsewhere: Elsewhere) -> None:
     """The daemon dies: the trainer goes on. The next courier finds it, and each step is told once. The one after that,
     killed in the middle, leaves nothing that the last one would take for a result."""
-    elsewhere.faults("step_seconds:1")
+    elsewhere.faults("step_seconds:3")
     job = errand(tmp_path, elsewhere)
     job.go()
     until(lambda: '"step":1,' in job.text(), job.told)
@@ -157,6 +158,59 @@ def test_a_stop_on_the_way(tmp_path: Path, elsewhere: Elsewhere) -> None:
     assert job.result["exit_code"] == ExitCode.INTERRUPTED and elsewhere.jobs() == []
 
 
+def test_a_line_that_is_lost_for_all_the_time_of_a_job(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    """The daemon's timeout is a stop too: no fault of the job's, which waits, and the trainer there is found again."""
+    job, stop = errand(tmp_path, elsewhere), threading.Event()
+    stop.set()
+    one = courier.Courier(job.folder, orders.read(job.folder), stop, threading.Event())
+    one._way = lambda: one._say("")  # type: ignore[method-assign, assignment, return-value]
+    assert one.run().code == ExitCode.INTERRUPTED
+    one._began -= 600.0
+    assert one.run().code == ExitCode.NO_DEVICE and "longer than jobs.timeout_hours" in job.result["reason"]
+    one._lost_since = one._began + 10.0
+    assert one.run().code == ExitCode.NO_DEVICE and "no line to far for 59" in job.result["reason"]
+
+
+@pytest.mark.parametrize("left", [0.0, -1.0])
+def test_a_stop_while_it_is_tidied_changes_no_result(
+    tmp_path: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    """The job is home: a stop, whose time is over or not, and an answer that is none, make nothing else of it."""
+    job = errand(tmp_path, elsewhere, stop_seconds=10.0)
+    stop = threading.Event()
+    monkeypatch.setattr(courier, "LEAVE_SHARE", left)
+
+    def release(place: ssh.Ssh, done: bool) -> None:
+        stop.set()
+        place._say("")
+        place._say("")
+        raise KeyError("wrong")
+
+    monkeypatch.setattr(ssh.Ssh, "release", release)
+    monkeypatch.setenv("PATH", elsewhere.environment["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    end = courier.Courier(job.folder, orders.read(job.folder), stop, threading.Event()).run()
+    assert end.code == ExitCode.DONE and job.result["exit_code"] == ExitCode.DONE, job.told()
+
+
+def test_what_a_killed_rsync_left(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    """A temporary file of its own among what came home is not taken for a lie."""
+    job = errand(tmp_path, elsewhere)
+    (job.folder / ".tmp-home").mkdir()
+    (job.folder / ".tmp-home" / f".{names.METRICS}.Xy12Ab").write_text("{")
+    assert job.run() == ExitCode.DONE, job.told()
+
+
+def test_a_trainer_that_never_got_to_work(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    """A broken environment there is no fault of the job's: it waits."""
+    (elsewhere.root / "python").write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] && {{ echo "ImportError: libcuda.so.1" >&2; exit 1; }}\nexec {sys.executable} "$@"\n'
+    )
+    job = errand(tmp_path, elsewhere)
+    assert job.run() == ExitCode.NO_DEVICE, job.told()
+    assert "before its first word" in job.result["reason"] and "libcuda" in job.text(names.LOG)
+
+
 def test_a_trainer_that_hangs_is_killed_there(tmp_path: Path, elsewhere: Elsewhere) -> None:
     elsewhere.faults("hang:")
     job = errand(tmp_path, elsewhere, stop_seconds=2.0)
@@ -199,7 +253,9 @@ def test_long_work_there_is_heard(elsewhere: Elsewhere, monkeypatch: pytest.Monk
     line_ = Line("far", python="env python3 -c 'import sys; exec(sys.stdin.read())' #")
     monkeypatch.setattr(line.shlex, "quote", str)
     monkeypatch.setattr(line, "program", lambda told: words.format("beat(0.05)").encode() + b"leave()\n")
-    assert line_.call("keep", {}) == {"wrong": None}
+    beats: list[int] = []
+    line_.alive = lambda: beats.append(1)
+    assert line_.call("keep", {}) == {"wrong": None} and beats
     monkeypatch.setattr(line, "program", lambda told: words.format("").encode())
     with pytest.raises(LineLost):
         line_.call("keep", {})

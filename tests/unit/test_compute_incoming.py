@@ -17,6 +17,7 @@ from daemon.compute import incoming, tensor_files
 from daemon.compute.incoming import Arrived, Refused, accept
 from tests import jobs
 from trainer import names
+from trainer.names import ExitCode
 
 CHECKPOINT = "checkpoint-2"
 
@@ -103,6 +104,16 @@ def safetensors(header: Any, body: bytes = b"") -> bytes:
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("true",)
+
+
+@pytest.mark.parametrize("code", [ExitCode.OUT_OF_MEMORY, ExitCode.DIVERGED, ExitCode.NO_DEVICE])
+def test_an_end_without_a_checkpoint_may_name_one_that_was_saved_before(home: Home, code: ExitCode) -> None:
+    """It stays there, where the job goes on from it: memory that runs out at step 25 is no lie about step 20."""
+    home.result(exit_code=int(code))
+    assert "which the result does not name" in home.refusal()
+    shutil.rmtree(home.folder)
+    arrived = home.accept()
+    assert (arrived.result.exit_code, arrived.checkpoint, arrived.fetched) == (code, None, False)
 
 
 def test_a_whole_job_is_taken(home: Home) -> None:

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from daemon import cycles, schedule, sending
-from daemon.compute import line, orders, telling
+from daemon import cycles, schedule, sending, supervisor, training
+from daemon.compute import line, orders, ssh, telling, there
 from daemon.compute.following import _Follow, tail_hash
 from daemon.compute.ground import MARK, tree_sha256
 from daemon.compute.mirror import Mirror, plain
@@ -67,6 +70,40 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / telling.FILE).write_text("{}")
     sending.stay(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_a_job_is_at_a_pod(tmp_path: Path) -> None:
+    """By its last order: one that goes on here, or over SSH, leaves its pod to the sweep."""
+    assert not sending.is_rented(tmp_path)
+    orders.write(tmp_path, order(SshSettings(host="far"), where="runpod"))
+    assert sending.is_rented(tmp_path)
+    orders.write(tmp_path, order(SshSettings(host="far")))
+    assert not sending.is_rented(tmp_path)
+    orders.write(tmp_path, order(SshSettings(host="far"), where="runpod"))
+    sending.stay(tmp_path)
+    assert not sending.is_rented(tmp_path)
+
+
+@pytest.mark.parametrize(("place", "pauses"), [("runpod", [60, 120, 240, 3600]), ("ssh", [60, 60, 60, 60])])
+def test_each_try_of_a_pod_costs_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, pauses: list[int]
+) -> None:
+    """So a machine that cannot run the job is asked less and less often where it is rented."""
+    (tmp_path / "job").mkdir()
+    orders.write(tmp_path / "job", order(SshSettings(host="far"), where=place))
+    world: Any = SimpleNamespace(name="me", paths=SimpleNamespace(jobs=tmp_path), settings=settings())
+    ledger: Any = None
+    one = training.Training(world, ledger, lambda: 0.0)
+    monkeypatch.setattr(one, "_wait", lambda reason: None)
+    told = ["no GPU is free"] * 23
+    monkeypatch.setattr(training.outcome, "settle", lambda *_, **__: told.pop() if told else None)
+    found = []
+    for _ in range(23):
+        one._settle({"id": 1, "folder": "job"}, supervisor.Ended(), "2026-11-21T12:00:00Z")
+        found.append(one._not_before)
+    assert [*found[:3], found[-1]] == pauses and one.rests
+    one._settle({"id": 1, "folder": "job"}, supervisor.Ended(), "2026-11-21T12:00:00Z")
+    assert not one.rests
 
 
 def test_a_base_that_was_brought(tmp_path: Path) -> None:
@@ -182,11 +219,69 @@ def test_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / names.PROGRESS).read_bytes() == good
     assert mirror.progress_at == len(good + b"".join(bad)) and mirror.log_at == 7 + len(b"a\x1b[31mb\n")
     assert out.buffer.getvalue() == b"a[31mb\n"  # type: ignore[attr-defined]
+    for piece in (b"c\xc2", b"\x9b2Jd\xe2\x80", b"\xaee\xc3\xa4\n"):  # C1 and bidi, cut apart; an umlaut is none
+        mirror.take(Heard(log=piece, log_at=mirror.log_at))
+    assert out.buffer.getvalue() == "a[31mb\nc2Jdeä\n".encode()  # type: ignore[attr-defined]
     mirror.take(Heard(progress=good, progress_at=5))  # not where we are
     assert (tmp_path / names.PROGRESS).read_bytes() == good
     mirror.note("no line\nto \x1bgpubox", now=True)
     assert json.loads((tmp_path / names.PROGRESS).read_text().splitlines()[-1])["note"] == "no line to gpubox"
     assert plain("x" * 1000, 10) == "x" * 10
+
+
+def test_only_what_is_ours_is_tidied_away(tmp_path: Path) -> None:
+    """`compute.ssh.folder` may be one where others have a `code` or `checkpoints` too."""
+    ours, theirs = [f"{number:064x}" for number in range(4)], ["thesis", "checkpoint-9", "0" * 40]
+    for kind in (*there.STORES, "jobs"):
+        for name in (*ours, *theirs, f"{1:040x}-{1:012x}"):
+            (tmp_path / kind / name).mkdir(parents=True)
+            os.utime(tmp_path / kind / name, (0, 0))
+    there.tidy(str(tmp_path), 1)
+    for kind in (*there.STORES, "jobs"):
+        left = {one.name for one in (tmp_path / kind).iterdir()}
+        assert left >= set(theirs) and len(left - set(theirs)) == (kind == "checkpoints"), kind
+
+
+def test_an_environment_in_use_is_not_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = tmp_path / "mine" / "environments" / ("a" * 64)
+    made.mkdir(parents=True)
+    (made / "ready").write_text("{}")
+    os.utime(made, (0, 0))
+    there.hello({"folder": "mine", "job": "none", "keys": {"environments": [made.name]}, "modules": []})
+    assert made.name in capsys.readouterr().out
+    there.tidy(str(tmp_path / "mine"), 1)
+    assert made.is_dir()
+
+
+def test_a_parent_that_another_home_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between the question and the laying: the job waits, and does not begin without it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = tmp_path / "mine" / "jobs" / "one"
+    job.mkdir(parents=True)
+    (job / names.SPEC).write_text("{}")
+    there.lay({"folder": "mine", "job": "one", "links": {"parent": "b" * 64}, "absent": [], "spec": "x"})
+    assert '"wrong": "parent"' in capsys.readouterr().out and not (job / "parent").exists()
+
+
+def test_complaints_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine says on stderr lies on our disk: not more of it than one would read."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nwhile :; do echo no no no no >&2; done\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(line, "MOST_ERRORS", 1000)
+    with pytest.raises(NotNow, match="complains without end"):
+        line.Line("far").call("hello", {})
+
+
+def test_what_a_machine_says_of_itself_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line.Line, "call", lambda *_: {"rsync": True, "missing": 3})
+    with pytest.raises(NotNow, match="cannot be read"):
+        ssh.ask(SshSettings(host="far"))
 
 
 def test_a_report_goes_on(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from daemon.home import Home
 from daemon.ledger import Database, spending
 from daemon.rules import costs
 from daemon.service import utc_now
-from daemon.settings_compute import ComputeSettings
+from daemon.settings_compute import ComputeSettings, SshSettings
 from tests import jobs
+from tests.couriers import order
 from tests.forked_trainer import command
 from tests.unit.test_service import QUICK, drop, work
 
@@ -132,6 +133,24 @@ def test_an_attempt_that_was_broken_off_is_gone_on_with(db: Database) -> None:
     assert len(spending.open_ones(db)) == 1
 
 
+def test_a_clock_that_was_set_back_makes_no_time(db: Database) -> None:
+    """Reserved by a clock a month ahead: once it is right, that end is no end, and what was reserved is gone."""
+    first = reserve(db, now=spending.later(NOW, 30 * DAY), terms=costs.Terms(2.0, 8.0, 20.0), longest=2 * HOUR)
+    again = reserve(db, terms=costs.Terms(2.0, 8.0, 20.0), longest=2 * HOUR)
+    assert not again.again and again.until == spending.later(NOW, 2 * HOUR)
+    assert spending.of_job(db, "me", 1) == pytest.approx(first.dollars + again.dollars)
+    assert reserve(db, now=spending.later(NOW, -60.0), terms=costs.Terms(2.0, 8.0, 20.0)).again, "a minute is none"
+
+
+def test_what_was_reserved_pays_for_no_dearer_pod(db: Database) -> None:
+    """A price that was raised since holds for the next attempt; a lower one at once."""
+    first = reserve(db)
+    for price, holds in ((TERMS.price_per_hour * 5, TERMS.price_per_hour), (0.5, 0.5)):
+        again = reserve(db, now=spending.later(NOW, 60.0), terms=costs.Terms(price, 5.0, 20.0))
+        assert again.until == first.until and again.price == pytest.approx(holds)
+    assert first.price == TERMS.price_per_hour
+
+
 def test_an_attempt_that_ran_out_is_taken_for_spent(db: Database) -> None:
     first = reserve(db, terms=costs.Terms(2.0, 8.0, 20.0), longest=2 * HOUR)
     again = reserve(db, terms=costs.Terms(2.0, 8.0, 20.0), longest=2 * HOUR, now=first.until)
@@ -175,6 +194,14 @@ def test_tokens_are_those_of_the_plan_or_of_earlier_jobs(tmp_path: Path, monkeyp
     monkeypatch.setattr(budgets.uses, "results", lambda *_: [])
     assert budgets.pace(db, spec.recipe) == (None, None)
     assert costs.expected(77, None) is None and costs.expected(600, 2.0) == 300.0 + costs.STARTUP_SECONDS
+
+
+def test_what_is_trained_already_need_not_be_paid_again(tmp_path: Path) -> None:
+    for own, share in ((None, 1.0), (14, 0.6), (20, 0.0), (30, 0.0)):
+        if own is not None:
+            (tmp_path / f"checkpoint-{own}").mkdir()
+        assert budgets._share_left({"parent_step": 10, "steps": 10}, tmp_path) == pytest.approx(share)
+    assert budgets._share_left({"parent_step": None, "steps": None}, tmp_path) == 1.0
 
 
 def test_a_dry_run_tells_what_a_pod_costs(
@@ -315,6 +342,19 @@ def test_a_meter_that_may_run_is_swept_until_it_stands(tmp_path: Path, db: Datab
     assert not spending.open_ones(db) and spending.of_month(db, NOW) == pytest.approx(0.5)
 
 
+def test_a_courier_that_began_while_a_sweep_was_under_way(tmp_path: Path, db: Database) -> None:
+    """What the sweep tells of its attempt is old: the row stays open."""
+    name = f"engramd-{'0' * 12}-a-1"
+    one = Sweeps(tmp_path, db, {"stands": [{"name": name, "dollars": 0.0}], "pods": []})
+    reserve(db)
+    renting.Rent(pod="p", name=name, since=time.time(), until=time.time() + 60, price=2.0).write(one.job)
+    one.clock += 2.0
+    one.sweeper.tick(NOW)
+    one.at_work = True
+    one.ticks(0.0)
+    assert len(one.asked()) == 1 and len(spending.open_ones(db)) == 1
+
+
 def test_what_nobody_can_tell_is_taken_for_spent(tmp_path: Path, db: Database) -> None:
     name = f"engramd-{'0' * 12}-a-1"
     one = Sweeps(tmp_path, db, {"stands": [{"name": name, "dollars": None}], "pods": []})
@@ -325,6 +365,13 @@ def test_what_nobody_can_tell_is_taken_for_spent(tmp_path: Path, db: Database) -
 
 
 # -- a pod's own notes ---------------------------------------------------------------------------------
+
+
+def test_a_pod_is_given_no_more_seconds_than_are_paid_for() -> None:
+    told = order(SshSettings(), where="runpod", budget=2.0, until=1e9 + 30 * DAY)
+    told = told.model_copy(update={"runpod": told.runpod.model_copy(update={"price_per_hour": 4.0})})
+    assert renting.environment(told, 1e9, "")["ENGRAMD_SECONDS"] == "1800"
+    assert renting.environment(told.model_copy(update={"until": 1e9 + 600}), 1e9, "")["ENGRAMD_SECONDS"] == "580"
 
 
 def test_a_pod_costs_up_to_its_end_and_no_longer(tmp_path: Path) -> None:

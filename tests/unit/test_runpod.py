@@ -304,6 +304,15 @@ def test_pods_of_this_home_alone_are_decided_upon(tmp_path: Path, rented: RunPod
     assert sorted(rented.running()) == sorted([pods["kept"], pods["busy"], *others])
 
 
+def test_a_pod_rests_where_nobody_may_go_on(tmp_path: Path, rented: RunPod, api: Api) -> None:
+    """In a pause, or out of hours: its meter stands, its volume with the checkpoint stays."""
+    pod, now = api.create(made()), time.time()
+    renting.Rent(pod=pod.id, name=NAME, since=now - 10, until=now + 60, price=3.6).write(tmp_path)
+    told = swept(rented, api, attempts=[{"name": NAME, "folder": str(tmp_path)}], kept=[NAME], rest=True)
+    assert [one.what for one in told.pods] == ["stopped"] and [one.name for one in told.stands] == [NAME]
+    assert not rented.running() and [one.id for one in api.all()] == [pod.id]
+
+
 def test_of_stopped_pods_one_is_enough(rented: RunPod, api: Api) -> None:
     for number in range(3):
         pod = api.create(made(f"engramd-{HOME}-11111111-{number}"))
@@ -324,6 +333,22 @@ def test_a_meter_stands_when_nothing_runs(tmp_path: Path, rented: RunPod, api: A
     assert renting.read(tmp_path).since is None
     gone = {"name": f"{NAME}0", "folder": str(tmp_path / "none")}
     assert [one.dollars for one in swept(rented, api, attempts=[gone]).stands] == [None]
+
+
+def test_a_courier_that_begins_meanwhile_keeps_its_notes(tmp_path: Path, rented: RunPod) -> None:
+    """Its meter runs from now on, and the list of pods is from before."""
+    begun = renting.Rent(pod="new", name=NAME, since=time.time(), until=time.time() + 60, price=3.6)
+    renting.Rent(name=NAME, since=time.time() - 500, until=time.time() + 60, price=3.6).write(tmp_path)
+
+    class Slow(Api):
+        def all(self) -> list[PodInfo]:
+            begun.write(tmp_path)
+            return []
+
+    attempt = {"name": NAME, "folder": str(tmp_path)}
+    slow = Slow(rented.url, rented.key)
+    assert swept(rented, slow, attempts=[attempt]).stands == [] and renting.read(tmp_path) == begun
+    slow.close()
 
 
 def test_a_pod_that_no_list_knows_yet_is_waited_for(tmp_path: Path, rented: RunPod, api: Api) -> None:
