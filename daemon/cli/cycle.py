@@ -237,7 +237,8 @@ def _cost_lines(told: dict[str, Any]) -> Iterator[str]:
     if not told["rows"]:
         yield f"{'costs':<10}unknown: no job has been measured yet; compute.runpod.tokens_per_second says it by hand"
     elif told["measured"] == "here":
-        yield f"{'':<10}by this machine's own pace: a pod's is known after its first job (compute.runpod.tokens_per_second)"
+        yield (f"{'':<10}reckoned by this machine's own pace: a pod's is known after its first job, or by "
+               "compute.runpod.tokens_per_second")  # fmt: skip
     for number, row in enumerate(told["rows"]):
         time = drawing.duration(row["seconds"]) if row["seconds"] is not None else ""
         yield f"{'' if number else 'costs':<10}{row['what']:<28}{time:>14}{dollars(row['dollars']):>12}"
