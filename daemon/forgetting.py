@@ -169,7 +169,7 @@ def _whole_batch(world: World, arguments: dict[str, Any], now: str, reason: str)
 
 def taught(world: World, seqs: list[int]) -> dict[str, Any]:
     """`learnt_by`: the versions that learnt it, each with its folders, and `served_as`, its names in Ollama; `rebuild`:
-    from where one without it starts."""
+    from where one without it starts; `elsewhere`: a machine that jobs are sent to, which is not asked."""
     db, paths = world.db, world.paths
     found, heads = forgetting.learnt_by(db, seqs), {head["version"] for head in jobs.heads(db).values()}
     learnt_by = []
@@ -187,7 +187,9 @@ def taught(world: World, seqs: list[int]) -> dict[str, Any]:
             "in_use": in_use, "paths": [str(place) for place in places if place.exists()],
             "served_as": serving.names_of(db, version["id"]),
         })  # fmt: skip
-    return {"learnt_by": learnt_by, "rebuild": _rebuild(world, found[0]) if found else None}
+    ssh = world.settings.compute.ssh
+    elsewhere = {"host": ssh.host, "folder": ssh.folder} if ssh.host else None
+    return {"learnt_by": learnt_by, "rebuild": _rebuild(world, found[0]) if found else None, "elsewhere": elsewhere}
 
 
 def _rebuild(world: World, first: dict[str, Any]) -> dict[str, Any]:

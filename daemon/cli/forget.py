@@ -115,6 +115,10 @@ def _lines(told: dict[str, Any], *, dry: bool = False) -> Iterator[str]:
         ids = " ".join(one[:_SHORT] for one in told["said_by"][:5])
         more = f" and {len(told['said_by']) - 5} more" if len(told["said_by"]) > 5 else ""
         yield f"  kept      words that other memories say, too: engramd forget {ids}{more}"
+    if there := told["elsewhere"]:
+        remove = shlex.join(["ssh", there["host"], "rm", "-r", there["folder"]])
+        yield (f"  kept      on {there['host']}: a job that was broken off leaves its samples there for up to 30 days, and the "
+               f"last checkpoints stay; while none is at work there: {remove}")  # fmt: skip
     yield from _models(told)
 
 

@@ -215,7 +215,10 @@ def test_a_dry_run_names_every_place_and_changes_nothing(home: Home, capsys: pyt
     before, held = state(), set(_holding(home, SECRET, ASKED))
     assert execute(["--home", str(home.root), "forget", _id(home)[:12], "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert state() == before
+    assert state() == before and told["elsewhere"] is None
+    sets = ("--set", "compute.ssh.host=gpubox")
+    assert execute(["--home", str(home.root), "forget", _id(home)[:12], "--dry-run", *sets]) == 0
+    assert "ssh gpubox rm -r engramd-compute" in capsys.readouterr().out  # what lies there is named, and not removed
     named = {place["path"] for place in told["places"]}
     assert {path for path in held if not path.endswith(("-wal", "-shm"))} <= named
     done = _forget(home, ids=[_id(home)])
