@@ -117,8 +117,8 @@ def _lines(told: dict[str, Any], *, dry: bool = False) -> Iterator[str]:
         yield f"  kept      words that other memories say, too: engramd forget {ids}{more}"
     if there := told["elsewhere"]:
         remove = shlex.join(["ssh", there["host"], "rm", "-r", there["folder"]])
-        yield (f"  kept      on {there['host']}: a job that was broken off leaves its samples there for up to 30 days, and the "
-               f"last checkpoints stay; while none is at work there: {remove}")  # fmt: skip
+        yield (f"  kept      on {there['host']}: a job that was broken off leaves its samples there for up to 30 days, "
+               f"and the last checkpoints stay; while none is at work there: {remove}")  # fmt: skip
     yield from _models(told)
 
 
