@@ -8,6 +8,7 @@ who said what.
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any, BinaryIO
 
 from daemon.readers import (
@@ -170,6 +171,11 @@ def _placed(one: Heard, path: str) -> Heard:
 
 def _not_nothing(taken: Hearing) -> Hearing:
     """Pass everything on; refuse in the end where nothing was usable."""
+    return chain(_until_something(taken), taken)
+
+
+def _until_something(taken: Hearing) -> Hearing:
+    """What comes up to the first that is usable; Refused where nothing is."""
     reasons: dict[str, int] = {}
     for one in taken:
         if isinstance(one, BadItem):
@@ -182,12 +188,10 @@ def _not_nothing(taken: Hearing) -> Hearing:
             yield one
         else:
             yield one
-            break
-    else:
-        shown = "; ".join(f"{why} ({n:,} times)" if n > 1 else why for why, n in list(reasons.items())[:_REASONS_SHOWN])
-        more = f" (and {len(reasons) - _REASONS_SHOWN:,} more)" if len(reasons) > _REASONS_SHOWN else ""
-        raise Refused(_sentence(f"nothing in the file could be taken: {shown or 'it holds no item'}{more}"))
-    yield from taken
+            return
+    shown = "; ".join(f"{why} ({n:,} times)" if n > 1 else why for why, n in list(reasons.items())[:_REASONS_SHOWN])
+    more = f" (and {len(reasons) - _REASONS_SHOWN:,} more)" if len(reasons) > _REASONS_SHOWN else ""
+    raise Refused(_sentence(f"nothing in the file could be taken: {shown or 'it holds no item'}{more}"))
 
 
 # ---- text -----------------------------------------------------------------------------------------

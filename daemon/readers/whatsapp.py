@@ -8,10 +8,9 @@ order in which times go forward. Left out, each with its reason: notices, media 
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC
 from typing import Any, BinaryIO, NamedTuple
 
-from daemon.readers import whatsapp_words as words
 from daemon.readers.shape import FileFacts, Limits, Sniff, StreamReader
 from daemon.readers.whatsapp_bodies import EMPTY, NOTICE, conversation, is_export, is_log, is_notice, weighed
 from daemon.readers.whatsapp_dates import (
@@ -20,11 +19,11 @@ from daemon.readers.whatsapp_dates import (
     STRIPPED,
     Numbers,
     Order,
-    clock_of,
-    dated,
+    Times,
     decided,
     numbers,
 )
+from daemon.readers.whatsapp_plain import PLACE_HOLDERS, SAID, is_name, sort_out
 from daemon.records import BadItem, Heard, LeftOut, Refused, Utterance
 
 ABOUT = """\
@@ -45,22 +44,9 @@ _BLOCK = 1 << 16  # bytes
 _HEAD = 1 << 16  # bytes
 _OTHERS = (".md", ".markdown", ".log", ".csv", ".tsv", ".tab", ".json", ".jsonl")
 _RUNS = 30  # days that are looked at before the order of day and month counts as decided
-_EXACT = frozenset(text.encode() for text in words.EXACT)
-# First and last bytes of a message that want a closer look; a mark is three bytes that begin with the same one.
-_ODD_FIRST = frozenset("".join((STRIPPED, "<\n~")).encode()) - frozenset(range(0x80, 0xC0))
-_ODD_LAST = frozenset(b" \t)>\n")
-_ODD_LINE = frozenset((b" ", b"\t", b")", b">", b":", b"", *(mark.encode()[-1:] for mark in STRIPPED)))
-_MARKED = tuple(mark.encode() for mark in STRIPPED)
-_PLAIN_LAST = frozenset(range(128)) - _ODD_LAST
-_HEX = frozenset(b"0123456789abcdef")  # with one of these the address of a place ends
-_MARK = b"\xe2\x80"  # the first two bytes of nearly every mark, and of some quotes
-_PLACE = 40  # bytes in which "Location: https://" ends
-_PLACE_HOLDERS = frozenset(b"<%b>" % text for text in _EXACT if text.decode().casefold() in words.MEDIA)
-_OWN = b"\xe2\x80\x8e"  # in front of what WhatsApp itself wrote
-_HOURS = tuple(f"{n:02}" for n in range(24))
 _PARTS = re.compile(r"\d+|[^\W\d_]+|.", re.DOTALL)
+_SAME_DAY = r"(?:[^\n]*+\n\[?\1(?=[,،\s]))*+"  # lines behind a header that begin with its day too
 _HEADS = frozenset(MARKS + "[ ")  # beside a number, what a header can begin with
-_LINE_LIKE_HEADER = re.compile(rb"\n(?:[\x80-\xff ]*[\[\d]|[\xd9\xdb])")
 
 
 class Found(NamedTuple):
@@ -120,7 +106,7 @@ def _borders(stream: BinaryIO) -> tuple[str, re.Pattern[bytes], str, str, str]:
 
 
 def _usual(day: str, clock: str, before: str, between: str, after: str) -> re.Pattern[bytes]:
-    """Of all headers that differ from this one in their numbers and letters alone; with the name and line behind."""
+    """Of all headers that differ from this one in their numbers and letters alone; with the name and text behind."""
 
     def alike(text: str) -> bytes:
         return b"".join(_class_of(part) for part in _PARTS.findall(text))
@@ -128,12 +114,12 @@ def _usual(day: str, clock: str, before: str, between: str, after: str) -> re.Pa
     first, second, third = (re.escape(part.encode()) for part in (before, between, after))
     mark = b"(?:\xe2\x80\x8e)?" if before == "[" else b""  # iOS has it in front of media
     header = b"\n%b%b(%b)%b(%b)%b" % (mark, first, alike(day), second, alike(clock), third)
-    return re.compile(header + rb"(?:([^:\n]{1,200}): )?([^\n]*)")
+    return re.compile(header + SAID)
 
 
 def _class_of(part: str) -> bytes:
     if part[0].isdecimal():
-        return rb"\d{1,4}" if part.isascii() else rb"(?:\d|\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]){1,4}"
+        return rb"[0-9]{1,4}" if part.isascii() else rb"(?:\d|\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]){1,4}"
     if part[0].isalpha():
         return rb"[A-Za-z]{1,9}" if part.isascii() else rb"[A-Za-z\x80-\xff]{1,30}"
     return re.escape(part.encode())
@@ -143,12 +129,12 @@ def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
     """One pass, that ends once the order is plain."""
     start = stream.tell()
     form, usual, before, between, after = _borders(stream)
-    header = FORMS[form]
+    header = re.compile(FORMS[form].pattern + _SAME_DAY)
     stream.seek(start)
     days: list[Numbers] = []
     last = ""
     for block in _blocks(stream, limits):
-        for day, _ in header.findall(f"\n{block}"):
+        for day, _ in header.findall((b"\n" + block).decode("utf-8", "replace")):
             if day != last:
                 last = day
                 found = numbers(day)
@@ -161,74 +147,10 @@ def _learnt(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Found:
     return Found(form, usual, before, between, after, order, ambiguous)
 
 
-# ---- times ----------------------------------------------------------------------------------------
-
-
-_Day = tuple[str, str, list[str] | None]  # as written, "2024-03-12", "2024-03-12T08" for each hour of it in UTC
-_Clock = tuple[str, int, str, str]  # as written, 9, "T09:15:00", ":15:00Z"
-
-
-class _Times:
-    """Dates and times of one file, each worked out once."""
-
-    def __init__(self, order: Order, zone: tzinfo) -> None:
-        self._order, self._zone = order, zone
-        self.days: dict[bytes, _Day] = {}
-        self.clocks: dict[bytes, _Clock] = {}
-        self.unknown: set[str] = set()  # words behind a clock of twelve hours that may say which half it is
-
-    def of(self, day: str, clock: str) -> tuple[_Day, _Clock] | None:
-        """What a day and a time of day are; None where they are none."""
-        known, when = self._day(day), self._clock(clock)
-        return None if known is None or when is None else (known, when)
-
-    def know(self, days: set[bytes], clocks: set[bytes]) -> bool:
-        """Work out what is not known yet of these; whether all of them are days and times of day."""
-        if len(self.clocks) > 100_000:
-            self.clocks.clear()
-        for day in days - self.days.keys():
-            if (found := self._day(day.decode())) is not None:
-                self.days[day] = found
-        for clock in clocks - self.clocks.keys():
-            if (when := self._clock(clock.decode())) is not None:
-                self.clocks[clock] = when
-        return days <= self.days.keys() and clocks <= self.clocks.keys()
-
-    def utc(self, local: str) -> str:
-        """For days on which the offset changes, or is no whole hours."""
-        moment = datetime.fromisoformat(local).replace(tzinfo=self._zone).astimezone(UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def _day(self, text: str) -> _Day | None:
-        three = numbers(text)
-        found = None if three is None else dated(three, self._order)
-        if found is None or not 1990 <= found.year < 2200:
-            return None
-        midnight = datetime(found.year, found.month, found.day, tzinfo=self._zone)
-        offset, later = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
-        hours: list[str] | None = None
-        if offset is not None and offset == later and not offset.total_seconds() % 3600:
-            begin = midnight.replace(tzinfo=None) - offset
-            first, second = begin.date().isoformat(), (begin.date() + timedelta(days=1)).isoformat()
-            hours = [f"{first}T{n}" for n in _HOURS[begin.hour :]] + [f"{second}T{n}" for n in _HOURS[: begin.hour]]
-        return text, found.isoformat(), hours
-
-    def _clock(self, text: str) -> _Clock | None:
-        found = clock_of(text)
-        if found is None:
-            return None
-        hour, minute, second, unknown = found
-        if unknown:
-            self.unknown.add(unknown)
-        rest = f":{minute:02}:{second:02}"
-        return text, hour, f"T{hour:02}{rest}", f"{rest}Z"
-
-
-
 # ---- messages -------------------------------------------------------------------------------------
 
 
-def _raw_blocks(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
     """Pieces of whole lines, without the line end behind the last one; line ends are \\n."""
     rest = b""
     while data := stream.read(_BLOCK):
@@ -246,109 +168,95 @@ def _raw_blocks(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
         yield rest.replace(b"\r", b"").replace(b"\x00", b"")
 
 
-def _blocks(stream: BinaryIO, limits: Limits) -> Iterator[str]:
-    for block in _raw_blocks(stream, limits):
-        yield block.decode("utf-8", "replace")
-
-
 def _read(stream: BinaryIO, facts: FileFacts, limits: Limits) -> Iterable[Heard]:
     learnt = _learnt(stream, facts, limits)
     if learnt.ambiguous:
         taken = "month" if facts.locale.day_first is False else "day"
         yield LeftOut("whether the day or the month comes first cannot be told from this file: "
                       f"the {taken} was taken; [profiles.<name>] day_first decides")  # fmt: skip
-    times = _Times(learnt.order, facts.locale.zone or UTC)
+    times = Times(learnt.order, facts.locale.zone or UTC, learnt.between)
     chat = _Chat(conversation(facts), learnt.form, times)
-    days, clocks = times.days, times.clocks
-    android = learnt.form == "android"
-    between, name_chat, make = learnt.between, chat.name, tuple.__new__
-    split, known = learnt.usual.split, chat.spoken.get
-    front = learnt.before, between, learnt.after  # of a header, to put one together again
+    front = learnt.before, learnt.between, learnt.after  # of a header, to put one together again
+    name_chat, known, make = chat.name, chat.spoken.get, tuple.__new__
     held = b""  # the last message of a block, that may go on in the next one
-    blocks = _raw_blocks(stream, limits)
+    blocks = _blocks(stream, limits)
     block = next(blocks, None)
-    # The speed of this loop is that of the reader: bytes as long as possible; what is unusual is left to _Chat.
     while block is not None:
-        parts = split(b"\n%b\n%b" % (held, block) if held else b"\n" + block)
+        whole = b"".join((b"\n", held, b"\n", block)) if held else b"\n" + block
+        parts = learnt.usual.split(whole)
         block = next(blocks, None)
         held = b""
-        if not times.know(set(parts[1::5]), set(parts[2::5])):
-            parts = _merged(parts, times, front)
-        if len(parts) > 1 and block is not None and len(parts[-1]) < limits.max_line_bytes:
+        days, clocks = times.of_all(parts[1::5], parts[2::5])
+        if not (all(days) and all(clocks)):
+            parts = _merged(parts, days, clocks, front)
+            days, clocks = times.of_all(parts[1::5], parts[2::5])
+        if len(parts) > 1 and block is not None and _behind_first_line(parts[-1]) < limits.max_line_bytes:
             held = _joined(front, *parts[-5:])
-            del parts[-5:]
+            del parts[-5:], days[-1], clocks[-1]
         if parts[0].strip(b"\n"):
             yield from chat.unusual("", "", "", parts[0][1:].decode("utf-8", "replace"))
-        columns = (parts[place::5] for place in range(1, 6))
-        for day, clock, name, text, more in zip(*columns, strict=True):
-            said, iso, hours = days[day]
-            at, hour, rest_local, rest_utc = clocks[clock]
+        names, texts, rests = parts[3::5], parts[4::5], parts[5::5]
+        sort_out(whole, names, texts, rests, chat.spoken, learnt.form != "android")
+        # The speed of this loop is that of the reader. Only what is plain has a name here.
+        for (said, iso, hours), (at, hour, rest_local, rest_utc), name, text, rest in zip(
+            days, clocks, names, texts, rests, strict=True
+        ):
             local = iso + rest_local
             utc = hours[hour] + rest_utc if hours else times.utc(local)
             who = known(name)
-            last = text[-1] if text else 32
-            if (
-                who is not None and text and text[0] not in _ODD_FIRST
-                and (last in _PLAIN_LAST or (last > 127 and text[-3:-1] != _MARK) or _is_plain_end(text))
-                and (not more or _is_plain(text, more)) and text not in _EXACT
-                and (last not in _HEX or text.find(b": https://", 0, _PLACE) < 0) and (android or _OWN not in text)
-            ):  # fmt: skip
-                try:
-                    body = (text + more if more else text).decode()
-                except UnicodeDecodeError:
-                    body = (text + more).decode("utf-8", "replace")
-                yield make(Utterance, (SOURCE, name_chat, who, body, said + between + at, utc, False, None, local,
-                                       None, None, None, None, ""))  # fmt: skip
-            elif who is not None and not more and text in _PLACE_HOLDERS:
-                yield LeftOut("media", who, text.decode(), said + between + at, utc, False)
-            else:
-                whole = text + more if name is None else b"%b: %b%b" % (name, text, more)
-                yield from chat.unusual(said + between + at, local, utc, whole.decode("utf-8", "replace"))
+            if who is None:
+                yield from chat.odd(said + at, local, utc, rest if name is None else name + b": " + text)
+                continue
+            try:
+                body = text.decode()
+            except UnicodeDecodeError:
+                body = text.decode("utf-8", "replace")
+            yield make(Utterance, (SOURCE, name_chat, who, body, said + at, utc, False, None, local,
+                                   None, None, None, None, ""))  # fmt: skip
     if times.unknown:
         shown = ", ".join(sorted(map(repr, times.unknown))[:3])
         yield LeftOut(f"hours were taken as of a clock of 24: it is not known what {shown} beside them means")
 
 
+def _behind_first_line(rest: bytes) -> int:
+    first = rest.find(b"\n")
+    return 0 if first < 0 else len(rest) - first
+
+
 def _joined(
-    front: tuple[str, str, str], day: bytes, clock: bytes, name: bytes | None, text: bytes, more: bytes
+    front: tuple[str, str, str], day: bytes, clock: bytes, name: bytes | None, text: bytes | None, rest: bytes
 ) -> bytes:
     before, between, after = (part.encode() for part in front)
-    return before + day + between + clock + after + (b"" if name is None else name + b": ") + text + more
+    said = rest if name is None or text is None else name + b": " + text + rest
+    return before + day + between + clock + after + said
 
 
-def _is_plain_end(text: bytes) -> bool:
-    """Whether brackets at the end are the person's own: around an address, or a smile."""
-    if text[-1] == 62:
-        return text.startswith(b"http", text.rfind(b"<") + 1)
-    if text[-1] != 41 or b"-WA" in text:
-        return False
-    return not text.decode("utf-8", "replace").casefold().endswith(words.ATTACHED)
-
-
-def _is_plain(text: bytes, more: bytes) -> bool:
-    """Whether several lines are one message for certain, and nothing but a text."""
-    odd = text[-1:] in _ODD_LINE or more[-1] in _ODD_LAST or more.endswith(_MARKED) or _OWN in more
-    return not odd and _LINE_LIKE_HEADER.search(more) is None
-
-
-def _merged(parts: list[Any], times: _Times, front: tuple[str, str, str]) -> list[Any]:
+def _merged(parts: list[Any], days: list[Any], clocks: list[Any], front: tuple[str, str, str]) -> list[Any]:
     """What looks like a header and names no date is a line of the message before it."""
     merged = parts[:1]
-    for day, clock, name, text, more in zip(*(parts[place::5] for place in range(1, 6)), strict=True):
-        if day in times.days and clock in times.clocks:
-            merged += day, clock, name, text, more
+    columns = (parts[place::5] for place in range(1, 6))
+    for known_day, known_clock, *message in zip(days, clocks, *columns, strict=True):
+        if known_day and known_clock:
+            merged += message
         else:
-            merged[-1] += b"\n" + _joined(front, day, clock, name, text, more)
+            merged[-1] += b"\n" + _joined(front, *message)
     return merged
 
 
 class _Chat:
     """What the fast loop does not decide: headers of another form, and messages that are none."""
 
-    def __init__(self, name: str, form: str, times: _Times) -> None:
+    def __init__(self, name: str, form: str, times: Times) -> None:
         self.name, self._ios, self._header, self._times = name, form != "android", FORMS[form], times
         self.names: dict[str, str] = {}  # as they stand in the file: as they are
-        self.spoken: dict[bytes, str] = {}  # the same
+        self.spoken: dict[bytes | None, str] = {}  # the same, of those that `SAID` can find
+
+    def odd(self, raw: str, local: str, utc: str, said: bytes) -> Iterable[Heard]:
+        """A message that is not plain, or whose name no message before it had."""
+        name, _, text = said.partition(b": ")
+        if text in PLACE_HOLDERS and (who := self.spoken.get(name)) is not None:
+            return (LeftOut("media", who, text.decode(), raw, utc, False),)
+        return self.unusual(raw, local, utc, said.decode("utf-8", "replace"))
 
     def unusual(self, raw: str, local: str, utc: str, text: str) -> Iterator[Heard]:
         """A message with all its lines, and those whose headers in it are of another form than the file's first."""
@@ -390,7 +298,8 @@ class _Chat:
                 empty = name.endswith(":") and "\n" not in name
                 return LeftOut(EMPTY if empty else NOTICE, "", body[:300], raw, utc, False)
             self.names[name] = name.strip(STRIPPED).removeprefix("~").strip(STRIPPED)
-            self.spoken[name.encode()] = self.names[name]
+            if is_name(written := name.encode()):
+                self.spoken[written] = self.names[name]
         why, text = weighed(text, self._ios)
         if why is None:
             return Utterance(SOURCE, self.name, self.names[name], text, raw, utc, False, None, local)

@@ -6,8 +6,10 @@ for their halves, digits of Arabic, Persian and Indian scripts, the Buddhist and
 """
 
 import re
-from datetime import date, timedelta
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import pairwise
+from typing import Any, TypeVar
 
 from daemon.readers import whatsapp_words as words
 from daemon.records import Refused
@@ -15,6 +17,8 @@ from daemon.records import Refused
 MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 STRIPPED = MARKS + " \t\u00a0\u202f\u2009"
 FIRST_YEAR = 2009  # no message of WhatsApp is older
+_MANY = 100_000  # days or times of day that are remembered at once: more than a day has seconds
+_HOURS = tuple(f"T{n:02}" for n in range(24))
 
 _SPACE = r"[\s\u202f\u00a0\u2009]"
 _POINT = rf"[{MARKS}]?[./-][{MARKS}]? ?"
@@ -36,6 +40,7 @@ _PERSIAN_LEAPS = frozenset((1, 5, 9, 13, 17, 22, 26, 30))  # years of its 33-yea
 _FIRST_OF_1400 = date(2021, 3, 21)
 _YMD = "ymd"
 
+T = TypeVar("T")
 Numbers = tuple[int, int, int]
 Order = tuple[int, int, int]  # places of year, month, day among the three numbers
 ORDERS: dict[str, Order] = {"dmy": (2, 1, 0), "mdy": (2, 0, 1), _YMD: (0, 1, 2)}
@@ -106,7 +111,7 @@ def clock_of(text: str) -> tuple[int, int, int, str] | None:
         return None
     unknown = ""
     if 1 <= hour <= 12:
-        for word in (found[1], found[5]):
+        for word in filter(None, (found[1], found[5])):
             short = _BETWEEN_LETTERS.sub("", word).strip(":").casefold()
             if short in words.AFTERNOON:
                 hour = hour % 12 + 12
@@ -121,3 +126,76 @@ def clock_of(text: str) -> tuple[int, int, int, str] | None:
                 continue
             return hour, minute, second, ""
     return hour, minute, second, unknown
+
+
+# "12/3/24, " as written before the clock, "2024-03-12", "2024-03-12T08" for each hour of it in UTC
+Day = tuple[str, str, list[str] | None]
+Clock = tuple[str, int, str, str]  # "9:15 AM" as written, 9, "T09:15:00", ":15:00Z"
+
+
+class Times:
+    """Dates and times of one file, each worked out once."""
+
+    def __init__(self, order: Order, zone: tzinfo, between: str) -> None:
+        self._order, self._zone = order, zone
+        self._between = between  # of day and clock, in the usual header
+        self.days = _Parts(self._day)
+        self.clocks = _Parts(self._clock)
+        self.unknown: set[str] = set()  # words behind a clock of twelve hours that may say which half it is
+
+    def of(self, day: str, clock: str) -> tuple[Day, Clock] | None:
+        """What a day and a time of day are; None where they are none."""
+        known, when = self._day(day), self._clock(clock)
+        return None if known is None or when is None else (known, when)
+
+    def of_all(self, days: list[bytes], clocks: list[bytes]) -> tuple[list[Any], list[Any]]:
+        """A `Day` for each day and a `Clock` for each time of day; None where it is none."""
+        for known in (self.days, self.clocks):
+            if len(known) > _MANY:
+                known.clear()
+        return list(map(self.days.__getitem__, days)), list(map(self.clocks.__getitem__, clocks))
+
+    def utc(self, local: str) -> str:
+        """For days on which the offset changes, or is no whole hours."""
+        moment = datetime.fromisoformat(local).replace(tzinfo=self._zone).astimezone(UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _day(self, text: str) -> Day | None:
+        three = numbers(text)
+        found = None if three is None else dated(three, self._order)
+        if found is None or not 1990 <= found.year < 2200:
+            return None
+        midnight = datetime(found.year, found.month, found.day, tzinfo=self._zone)
+        offset, later = midnight.utcoffset(), (midnight + timedelta(days=1)).utcoffset()
+        hours: list[str] | None = None
+        if offset is not None and offset == later and not offset.total_seconds() % 3600:
+            begin = midnight.replace(tzinfo=None) - offset
+            first, second = begin.date().isoformat(), (begin.date() + timedelta(days=1)).isoformat()
+            hours = [first + hour for hour in _HOURS[begin.hour :]] + [second + hour for hour in _HOURS[: begin.hour]]
+        return text + self._between, found.isoformat(), hours
+
+    def _clock(self, text: str) -> Clock | None:
+        found = clock_of(text)
+        if found is None:
+            return None
+        hour, minute, second, unknown = found
+        if unknown:
+            self.unknown.add(unknown)
+        rest = f":{minute:02}:{second:02}"
+        return text, hour, f"T{hour:02}{rest}", f"{rest}Z"
+
+
+class _Parts(dict[bytes, T | None]):
+    """What parts of headers are, each worked out when it is first asked for; None for what is nothing."""
+
+    def __init__(self, worked_out: Callable[[str], T | None]) -> None:
+        super().__init__()
+        self._worked_out = worked_out
+
+    def __missing__(self, part: bytes) -> T | None:
+        try:
+            found = self._worked_out(part.decode())
+        except UnicodeDecodeError:
+            found = None
+        self[part] = found
+        return found

@@ -268,6 +268,26 @@ def test_lines_out_of_order_stay_as_they_are_with_their_own_time() -> None:
     assert [(one.clock or "")[11:16] for one in said(text)] == ["10:05", "10:01", "10:06"]
 
 
+def test_bytes_that_are_no_text_where_a_header_should_be_are_a_line_of_the_message_before() -> None:
+    raw = "2023/12/31 下午9:41 - Ann: One\n2023/12/31 下午9:42 - Ann: Two\n2023/12/31 下午9:43 - Ann: Three\n".encode()
+    torn = raw.replace("下午9:42".encode(), b"\xe4\xb8\xff\xe5\x8d\x889:42")
+    one, three = said(torn)
+    assert (one.text.partition("\n")[0], one.text.endswith("9:42 - Ann: Two")) == ("One", True)
+    assert (three.text, three.clock) == ("Three", "2023-12-31T21:43:00")
+
+
+def test_a_message_is_the_same_whether_its_name_was_heard_before_or_not() -> None:
+    bodies = ["one", "two\nlines", "see <https://example.org/a>", "fine :)", "<Media omitted>", "“so”", "¿qué?", "a: b",
+              "Missed voice call", "Location: https://maps.google.com/?q=1.5,2.5", "x\n- y\n\nz", "été"]  # fmt: skip
+    for start in range(len(bodies)):
+        turned = bodies[start:] + bodies[:start]
+        got = heard("".join(f"31/12/23, 21:{n:02} - Ann: {body}\n" for n, body in enumerate(turned)))
+        kinds = {body: (type(one), one.text) for body, one in zip(turned, got, strict=True)}
+        if not start:
+            first = kinds
+        assert kinds == first
+
+
 def test_text_in_front_of_a_cut_file_is_named() -> None:
     with pytest.raises(Refused) as refused:
         heard("the end of a message\n31/12/23 nonsense\n", name="WhatsApp Chat with Anna.txt")
