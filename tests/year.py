@@ -57,7 +57,9 @@ class Inside:
     pid, pid_start = 1 << 30, 0.0  # nobody's
     poison = 0  # so many jobs more find what is beside them in `fault`
 
-    def __init__(self, folder: Path, limits: supervisor.Limits, command: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, limits: supervisor.Limits, command: Sequence[str], *, keys: bool = False
+    ) -> None:
         (folder / names.LOCK).touch(0o600)
         self.code = Heavy(folder, None).run()
         if Inside.poison:

@@ -213,7 +213,7 @@ def test_a_trainer_that_never_got_to_work(tmp_path: Path, elsewhere: Elsewhere) 
 
 def test_a_trainer_that_hangs_is_killed_there(tmp_path: Path, elsewhere: Elsewhere) -> None:
     elsewhere.faults("hang:")
-    job = errand(tmp_path, elsewhere, stop_seconds=2.0)
+    job = errand(tmp_path, elsewhere, stop_seconds=10.0)
     job.go()
     until(lambda: '"phase":"loading"' in job.text(), job.told)
     job.stop()
