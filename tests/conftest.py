@@ -44,6 +44,22 @@ def long_faults() -> bool:
     return os.environ.get(LONG_FAULTS, "") not in ("", "0")
 
 
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """ssh, sshd and rsync are here, or the test is skipped."""
+    from tests import elsewhere
+
+    if reason := elsewhere.not_installed():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def packages_and_root(packages: None) -> None:
+    """The same, and one may log in as root."""
+    if os.geteuid() != 0:
+        pytest.skip("one logs into a pod as root")
+
+
 _LONG_ONES = ("systemd", "e2e", "faults", "contract")  # folders
 
 

@@ -5,6 +5,7 @@ it counts bytes, and is the network that goes down.
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -56,19 +57,31 @@ exec {python} "$@"
 """
 
 
+def not_installed() -> str | None:
+    """Why ssh, sshd and rsync are not here; None where they are. Installs what is missing, as root on Debian."""
+    with open(Path(tempfile.gettempdir()) / "engramd-tests-packages.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be in the middle of it
+        if os.geteuid() == 0 and shutil.which("apt-get") and (missing := _missing()):
+            quiet = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "PATH": os.environ["PATH"]}
+            install = ["apt-get", "install", "-y", *sorted(missing)]
+            for command in (install, ["apt-get", "update"], install):  # the lists may be old, or not there
+                if _missing():
+                    subprocess.run(command, capture_output=True, env=quiet)
+            if "openssh-server" in missing and shutil.which("systemctl"):  # nobody asked for one that runs
+                subprocess.run(["systemctl", "disable", "--now", "ssh.service", "ssh.socket"], capture_output=True)
+    return f"not installed: {', '.join(sorted(_missing()))}" if _missing() else None
+
+
+def _missing() -> set[str]:
+    return {package for path, package in _PACKAGES.items() if not os.path.exists(path)}
+
+
 def why_not() -> str | None:
-    """Why no such machine can be made here; None where it can. Installs what is missing, as root on Debian."""
+    """Why no such machine can be made here; None where it can."""
     if os.geteuid() != 0:
         return "another user and an sshd need root"
-    missing = {package for path, package in _PACKAGES.items() if not os.path.exists(path)}
-    if missing and shutil.which("apt-get"):
-        quiet = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "PATH": os.environ["PATH"]}
-        subprocess.run(["apt-get", "install", "-y", *sorted(missing)], capture_output=True, env=quiet)
-        if "openssh-server" in missing and shutil.which("systemctl"):  # nobody asked for one that runs
-            subprocess.run(["systemctl", "disable", "--now", "ssh.service", "ssh.socket"], capture_output=True)
-    missing = {package for path, package in _PACKAGES.items() if not os.path.exists(path)}
-    if missing:
-        return f"not installed, and apt-get cannot: {', '.join(sorted(missing))}"
+    if reason := not_installed():
+        return reason
     if not _open_to_all(FAR_TRAINER):
         return f"{ROOT} cannot be read by another user"
     return None

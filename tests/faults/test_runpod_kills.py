@@ -7,7 +7,6 @@ ENGRAMD_FAULTS_SEED.
 
 import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,11 +38,7 @@ exec {python} "$@"
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.skipif(
-        not shutil.which("rsync") or not Path("/usr/sbin/sshd").exists() or not shutil.which("ssh")
-    or os.geteuid() != 0,
-        reason="needs openssh-server and rsync, and root, as whom one logs into a pod",
-    ),
+    pytest.mark.usefixtures("packages_and_root"),
 ]
 
 

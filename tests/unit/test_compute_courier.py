@@ -20,7 +20,7 @@ from tests.jobs import ROOT
 from trainer import names
 from trainer.names import ExitCode
 
-pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+pytestmark = pytest.mark.usefixtures("packages")
 STEPS = [1, 2, 3, 4]  # of a job of 16 samples, four a step
 
 
@@ -224,8 +224,8 @@ def test_a_trainer_that_hangs_is_killed_there(tmp_path: Path, elsewhere: Elsewhe
 
 def test_its_deadline(tmp_path: Path, elsewhere: Elsewhere) -> None:
     """Nobody needs to be at home for it: past it the trainer is asked to stop, over there."""
-    elsewhere.faults("step_seconds:2")
-    job = errand(tmp_path, elsewhere, timeout_seconds=1.0)
+    elsewhere.faults("step_seconds:6")
+    job = errand(tmp_path, elsewhere, timeout_seconds=4.0)
     assert job.run() == ExitCode.INTERRUPTED, job.told()
     assert job.result["checkpoint"] == "checkpoint-1"
 

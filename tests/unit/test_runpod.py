@@ -1,8 +1,6 @@
 """The place that is rented: the API's client, a job's way to a pod and back, and what is left of pods nobody wants."""
 
 import json
-import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -22,11 +20,7 @@ from tests.doubles.runpod_process import renting as renting_pods
 from tests.renting import HOME, NAME, Sent
 from trainer import names
 
-needs_ssh = pytest.mark.skipif(
-    not shutil.which("rsync") or not Path("/usr/sbin/sshd").exists() or not shutil.which("ssh")
-    or os.geteuid() != 0,
-    reason="needs openssh-server and rsync, and root, as whom one logs into a pod",
-)
+needs_ssh = pytest.mark.usefixtures("packages_and_root")
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +195,7 @@ def refused(sent: Sent, say: Callable[[str], None] = lambda note: None) -> str:
 
 
 @pytest.mark.usefixtures("key")
+@needs_ssh
 @pytest.mark.parametrize(
     ("settings", "faults", "said"),
     [
@@ -208,8 +203,7 @@ def refused(sent: Sent, say: Callable[[str], None] = lambda note: None) -> str:
         ({"image": ""}, {}, "set one of them"),
         ({}, {"cost": 9.9}, "costs $9.90 an hour, and compute.runpod.price_per_hour is $3.60"),
         ({"start_minutes": 0.005}, {"never_ssh": True}, "did not open its SSH port"),
-        pytest.param({"start_minutes": 0.01}, {}, "SSH port within compute.runpod.start_minutes, and was removed",
-                     marks=needs_ssh),
+        ({"start_minutes": 0.01}, {}, "SSH port within compute.runpod.start_minutes, and was removed"),
         ({}, {"refuse": {"POST /pods": "There are no instances"}}, "There are no instances"),
     ],
 )
