@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from daemon.compute import renting
+from daemon.home import python_path
 from daemon.ledger import Database, spending, uses
 from daemon.logs import get_logger
 from daemon.rules import costs
@@ -30,8 +31,6 @@ AGAIN = 60.0  # seconds until a sweep that failed, or found a meter that still r
 MOST_AGAIN = 3600.0  # the same, where it failed again and again
 LOOK = 1.0  # seconds between two looks at what is open
 LONGEST = 300.0  # seconds of one sweep
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
-_JOBS_ASKED = 5
 HERE = "here"
 
 _log = get_logger()
@@ -74,29 +73,17 @@ def _speed(
     if settings.tokens_per_second:
         return settings.tokens_per_second, "set"
     rented = spending.jobs_of(home_db, profile) if home_db is not None else set()
-    if found := pace(db, recipe, rented)[0]:
+    if found := uses.pace(db, recipe, rented)[0]:
         return found, "pod"
-    found = pace(db, recipe)[0]
+    found = uses.pace(db, recipe)[0]
     return found, HERE if found else None
-
-
-def pace(
-    db: Database, recipe: TrainingRecipe, only: Collection[int] | None = None
-) -> tuple[float | None, float | None]:
-    """(tokens a second, tokens of a sample) of the last jobs, or of these, with the same base and method."""
-    tokens = seconds = seen = 0.0
-    for told in uses.results(db, recipe.base_model, recipe.method, _JOBS_ASKED, only):
-        if told.get("tokens") and told.get("seconds") and told.get("samples_seen"):
-            tokens, seconds = tokens + told["tokens"], seconds + told["seconds"]
-            seen += told["samples_seen"]
-    return (tokens / seconds if seconds else None), (tokens / seen if seen else None)
 
 
 def _tokens(db: Database, spec: JobSpec, folder: Path) -> int | None:
     """By the plan of an earlier attempt, else by the samples of earlier jobs."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads((folder / names.PLAN).read_bytes())["tokens"])
-    each = pace(db, spec.recipe)[1]
+    each = uses.pace(db, spec.recipe)[1]
     return None if each is None else int(each * sum(len(segment) for segment in spec.segments))
 
 
@@ -199,13 +186,13 @@ class Sweeper:
         asked = {"api": settings.api, "home": self._home(), "remove": settings.after == "terminate",
                  "attempts": attempts, "kept": kept, "busy": busy, "rest": self._rests()}  # fmt: skip
         self._kept = set(kept)
-        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _poll)
         with tempfile.TemporaryFile() as question:
             question.write(json.dumps(asked).encode())
             question.seek(0)
+            environment = {**os.environ, "PYTHONPATH": python_path()}
             child = subprocess.Popen(self._command, stdin=question, stdout=self._answer, stderr=subprocess.DEVNULL,
-                                     env={**os.environ, "PYTHONPATH": path}, start_new_session=True)  # fmt: skip
+                                     env=environment, start_new_session=True)  # fmt: skip
         self._child = child, self._clock()
         self._not_before = self._clock() + self._pause
 

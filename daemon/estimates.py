@@ -24,7 +24,6 @@ GIB = 1 << 30
 BELIEVED_SECONDS = 60.0  # a card that is put in is seen after so long
 CARD_SECONDS = 5.0  # after that the driver has told nothing
 _RUNTIME = {"gpu": 6 * GIB // 10, "cpu": 6 * GIB // 10}  # torch itself, its kernels and buffers
-_JOBS_ASKED = 5  # of this home, for its speed
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "ln_")
 
@@ -163,11 +162,7 @@ def shown(size: int) -> str:
 def speed(db: Database, recipe: TrainingRecipe) -> float | None:
     """Tokens a second of this home's last jobs with the same base and method, their loading counted in; None where
     there is none."""
-    tokens = seconds = 0.0
-    for told in uses.results(db, recipe.base_model, recipe.method, _JOBS_ASKED):
-        if told.get("tokens") and told.get("seconds"):
-            tokens, seconds = tokens + told["tokens"], seconds + told["seconds"]
-    return tokens / seconds if seconds else None
+    return uses.pace(db, recipe)[0]
 
 
 # -- the base ------------------------------------------------------------------------------------------

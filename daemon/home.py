@@ -113,3 +113,8 @@ class Home:
         except FileNotFoundError:
             made = []
         return [DEFAULT_PROFILE, *(name for name in made if name != DEFAULT_PROFILE)]
+
+
+def python_path() -> str:
+    """PYTHONPATH for a child: this very code, then what was set."""
+    return os.pathsep.join([str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from daemon.settings_learning import Section
 
+KEY_VARIABLE = "RUNPOD_API_KEY"  # RunPod's own; never in the settings
 Where = Literal["local", "ssh", "runpod"]
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@:\[\]-]*")  # never an option of ssh's
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import psutil
 
-import trainer
+from daemon.home import python_path
+from daemon.settings_compute import KEY_VARIABLE
 from trainer import names
 
 COMMAND = (sys.executable, "-m", "trainer")
-_KEYS = ("RUNPOD_API_KEY",)
-_PACKAGE_ROOT = Path(trainer.__file__).resolve().parent.parent
+_KEYS = (KEY_VARIABLE,)
 
 
 class Locked(Exception):
@@ -132,10 +132,9 @@ class Trainer:
 
     def _environment(self) -> dict[str, str]:
         threads = str(threads_for(self._limits.threads))
-        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {name: value for name, value in os.environ.items() if self._keys or name not in _KEYS}
         return {
-            **own, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+            **own, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
             "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
             "ENGRAMD_PROCESSES": str(self._limits.processes), "ENGRAMD_SHARDED": self._limits.sharded,
         }  # fmt: skip

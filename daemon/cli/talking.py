@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from daemon.home import python_path
+
 Message = dict[str, str]
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _THREADS = str(max(1, (os.cpu_count() or 1) // 2))  # more than the machine has free makes torch crawl
 _LAST_WORDS = 400  # characters of its stderr that an error quotes at most
 
@@ -40,12 +41,11 @@ class Talk:
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start it and wait until its model is loaded."""
-        path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
         try:
             self._child = subprocess.Popen(
                 list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env={"OMP_NUM_THREADS": _THREADS, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                env={"OMP_NUM_THREADS": _THREADS, **os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         except OSError as error:
             self._errors.close()

@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 
-KEY = "RUNPOD_API_KEY"
+from daemon.settings_compute import KEY_VARIABLE
+
+KEY = KEY_VARIABLE
 CREDENTIAL = "runpod_api_key"  # its name in systemd's LoadCredential=
 TRIES = 6
 TIMEOUT = 30.0  # seconds of one call

@@ -5,6 +5,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from daemon.ledger.database import Database
+from trainer.contract import TrainingRecipe
+
+JOBS_ASKED = 5  # for their pace
 
 
 def memories_of(db: Database, job: int) -> list[dict[str, Any]]:
@@ -37,6 +40,20 @@ def results(db: Database, base_model: str, method: str, limit: int, only: Collec
         (base_model, method, *[None if only is None else json.dumps(sorted(only))] * 2, limit),
     )
     return [json.loads(row["result"]) for row in rows]
+
+
+def pace(
+    db: Database, recipe: TrainingRecipe, only: Collection[int] | None = None
+) -> tuple[float | None, float | None]:
+    """(tokens a second, their loading counted in; tokens of a sample) of the last jobs, or of these, with the same base
+    and method; None where there is none."""
+    tokens = seconds = told_tokens = seen = 0.0
+    for told in results(db, recipe.base_model, recipe.method, JOBS_ASKED, only):
+        if told.get("tokens") and told.get("seconds"):
+            tokens, seconds = tokens + told["tokens"], seconds + told["seconds"]
+            if told.get("samples_seen"):
+                told_tokens, seen = told_tokens + told["tokens"], seen + told["samples_seen"]
+    return (tokens / seconds if seconds else None), (told_tokens / seen if seen else None)
 
 
 def base_chosen(db: Database, line: str, base: str, instead_of: str) -> bool:

@@ -187,12 +187,12 @@ def test_tokens_are_those_of_the_plan_or_of_earlier_jobs(tmp_path: Path, monkeyp
     told = [{"tokens": tokens, "seconds": 10.0, "samples_seen": 50} for tokens in (1000, 3000)]
     monkeypatch.setattr(budgets.uses, "results", lambda *_: told)
     db: Any = None
-    assert budgets.pace(db, spec.recipe) == (200.0, 40.0)
+    assert budgets.uses.pace(db, spec.recipe) == (200.0, 40.0)
     assert budgets._tokens(db, spec, job) == 40 * 8
     (job / "plan.json").write_text(json.dumps({"tokens": 77}))
     assert budgets._tokens(db, spec, job) == 77
     monkeypatch.setattr(budgets.uses, "results", lambda *_: [])
-    assert budgets.pace(db, spec.recipe) == (None, None)
+    assert budgets.uses.pace(db, spec.recipe) == (None, None)
     assert costs.expected(77, None) is None and costs.expected(600, 2.0) == 300.0 + costs.STARTUP_SECONDS
 
 
